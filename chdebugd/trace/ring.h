@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The event ring: shared memory between the vCPU threads, which put one record
+ * for each byte that lands on port 0x80, and three readers.
+ *
+ * - Producers take a ticket by compare-and-swap, so records of several vCPUs
+ *   never meet. A record is whole when its `ticket` field holds position + 1;
+ *   that field is stored last, and cleared first when a slot is used again.
+ * - The journal and the log file are durable readers: a producer never
+ *   overwrites what they have not read. The signals reader is not: it may be
+ *   lapped, sees so by the ticket, and counts what it skipped.
+ * - A reader that found nothing says that it sleeps; the next producer writes
+ *   its eventfd. A burst costs one such write.
+ *
+ * The memory may be written by a process that a guest has taken over, so a
+ * reader uses nothing from it as an index or a length: the capacity is fixed.
+ */
+#ifndef CHD_RING_H
+#define CHD_RING_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stddef.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHD_RING_MAGIC 0x31676e6972646863ULL /* "chdring1" */
+#define CHD_RING_CAPACITY 65536u              /* records; a power of two */
+
+enum { CHD_READER_JOURNAL, CHD_READER_LOG, CHD_READER_SIGNALS, CHD_READERS };
+
+struct chd_record {
+        _Atomic uint64_t ticket; /* its position + 1 once whole */
+        uint64_t elapsed_nsec;   /* since the start of its boot */
+        uint64_t seq;            /* from 1 in each boot */
+        uint32_t boot;           /* from 1 */
+        uint16_t vcpu;
+        uint8_t code;
+        uint8_t unused;
+};
+
+struct chd_reader {
+        _Alignas(64) _Atomic uint64_t position; /* the next ticket it wants */
+        _Atomic uint32_t asleep;
+};
+
+struct chd_ring {
+        uint64_t magic;
+        uint8_t instance[16]; /* random; with the boot's number it makes the boot id */
+
+        /* One boot; changed only while no vCPU runs. */
+        uint64_t start_nsec;                   /* CLOCK_MONOTONIC */
+        _Atomic uint64_t first_entry_nsec;     /* CLOCK_MONOTONIC, 0 before */
+        uint64_t first_ticket;
+        uint32_t boot;
+        uint32_t drop_when_full;
+
+        _Alignas(64) _Atomic uint64_t head; /* the next ticket */
+        _Atomic uint64_t dropped;
+        _Atomic uint64_t stalled_nsec;
+        _Atomic uint8_t last_code;
+
+        struct chd_reader readers[CHD_READERS];
+        struct chd_record records[CHD_RING_CAPACITY];
+};
+
+static inline uint64_t chd_now(void)
+{
+        struct timespec ts;
+
+        clock_gettime(CLOCK_MONOTONIC, &ts);
+        return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static inline struct chd_record *chd_slot(struct chd_ring *ring, uint64_t ticket)
+{
+        return &ring->records[ticket & (CHD_RING_CAPACITY - 1)];
+}
+
+/* What both durable readers have behind them. */
+static inline uint64_t chd_ring_durable(struct chd_ring *ring)
+{
+        uint64_t journal = atomic_load_explicit(&ring->readers[CHD_READER_JOURNAL].position,
+                                                memory_order_acquire);
+        uint64_t log = atomic_load_explicit(&ring->readers[CHD_READER_LOG].position,
+                                            memory_order_acquire);
+
+        return journal < log ? journal : log;
+}
+
+/* Put one event. Returns 1, or 0 where the ring is full and the guest must wait. */
+static inline int chd_ring_put(struct chd_ring *ring, uint16_t vcpu, uint8_t code, uint64_t now)
+{
+        uint64_t ticket = atomic_load_explicit(&ring->head, memory_order_relaxed);
+        struct chd_record *record;
+
+        do {
+                if (ticket - chd_ring_durable(ring) >= CHD_RING_CAPACITY) {
+                        if (!ring->drop_when_full)
+                                return 0;
+                        atomic_fetch_add(&ring->dropped, 1);
+                        return 1;
+                }
+        } while (!atomic_compare_exchange_weak(&ring->head, &ticket, ticket + 1));
+
+        record = chd_slot(ring, ticket);
+        atomic_store_explicit(&record->ticket, 0, memory_order_relaxed);
+        atomic_thread_fence(memory_order_release);
+        record->elapsed_nsec = now - ring->start_nsec;
+        record->seq = ticket - ring->first_ticket + 1;
+        record->boot = ring->boot;
+        record->vcpu = vcpu;
+        record->code = code;
+        atomic_store_explicit(&record->ticket, ticket + 1, memory_order_release);
+        return 1;
+}
+
+/* Wake a reader that sleeps; the fence pairs with the one in chd_ring_sleep. */
+static inline void chd_ring_wake(struct chd_ring *ring, int reader, int eventfd)
+{
+        const uint64_t one = 1;
+
+        atomic_thread_fence(memory_order_seq_cst);
+        if (atomic_load_explicit(&ring->readers[reader].asleep, memory_order_relaxed) &&
+            atomic_exchange(&ring->readers[reader].asleep, 0)) {
+                /* It fails only when the counter is full: then the reader wakes anyway. */
+                ssize_t written = write(eventfd, &one, sizeof(one));
+                (void)written;
+        }
+}
+
+#endif

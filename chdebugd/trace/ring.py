@@ -1,0 +1,161 @@
+"""The event ring as Python sees it; ring.h has the rules. Imports nothing but the extension."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from enum import IntEnum
+from typing import Self
+
+from chdebugd.trace._ring import ffi, lib
+from chdebugd.trace.event import Event
+
+CAPACITY: int = lib.CHD_RING_CAPACITY
+_SIZE: int = lib.chd_ring_size()
+_RECORD = struct.Struct("<QQQIHBx")
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_BATCH = 512
+
+
+class Reader(IntEnum):
+    """The three readers; the first two are durable, the third may be lapped."""
+
+    JOURNAL = lib.CHD_READER_JOURNAL
+    LOG = lib.CHD_READER_LOG
+    SIGNALS = lib.CHD_READER_SIGNALS
+
+
+class Ring:
+    """One VM process's events in a sealed memfd, shared with the daemon.
+
+    The seals matter: memory that its other owner could shrink would end a reader with SIGBUS.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """Take over `fd`. Raises ValueError where it is not a sealed ring."""
+        self.fd = fd
+        try:
+            sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        except OSError:
+            sealed = 0
+        if os.fstat(fd).st_size != _SIZE or sealed & fcntl.F_SEAL_SHRINK == 0:
+            raise ValueError("The descriptor is not an event ring of this version")
+        self._map = mmap.mmap(fd, _SIZE)
+        self._buffer = ffi.from_buffer(self._map)
+        self._c = ffi.cast("struct chd_ring *", self._buffer)
+
+    @classmethod
+    def create(cls) -> Self:
+        """A new ring with an identity of its own and no boot in it."""
+        fd = os.memfd_create("chdebugd-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, _SIZE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        ring = cls(fd)
+        ring._c.magic = lib.CHD_RING_MAGIC
+        ring._c.instance = os.urandom(16)
+        return ring
+
+    def close(self) -> None:
+        """Let go of the memory; the other owner keeps it."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            ffi.release(self._buffer)
+            self._c = ffi.NULL
+            self._map.close()
+            os.close(fd)
+
+    @property
+    def address(self) -> int:
+        """Where the ring lies in this process, for the vCPU's C loop."""
+        return int(ffi.cast("uintptr_t", self._c))
+
+    # One boot
+
+    def start_boot(self, start_nsec: int) -> None:
+        """Begin the next boot: sequence numbers from 1, elapsed from `start_nsec`."""
+        lib.chd_ring_start_boot(self._c, start_nsec)
+
+    @property
+    def boot(self) -> int:
+        """The number of the boot that runs, 0 before the first."""
+        return int(self._c.boot)
+
+    def boot_id(self, boot: int) -> str:
+        """32 hexadecimal digits, the same in every process that holds the ring."""
+        instance = int.from_bytes(bytes(self._c.instance), "big")
+        return f"{(instance + boot) % (1 << 128):032x}"
+
+    @property
+    def start_nsec(self) -> int:
+        """CLOCK_MONOTONIC at the start of this boot."""
+        return int(self._c.start_nsec)
+
+    @property
+    def first_entry_nsec(self) -> int:
+        """CLOCK_MONOTONIC when vCPU 0 first entered the guest in this boot, 0 before."""
+        return int(lib.chd_ring_first_entry_nsec(self._c))
+
+    def boot_events(self) -> int:
+        """How many events this boot has made."""
+        return self.head - int(self._c.first_ticket)
+
+    # Counts over all boots of this process
+
+    @property
+    def head(self) -> int:
+        """How many events were ever put."""
+        return int(lib.chd_ring_head(self._c))
+
+    @property
+    def dropped(self) -> int:
+        """How many bytes found the ring full while it drops."""
+        return int(lib.chd_ring_dropped(self._c))
+
+    @property
+    def stalled_nsec(self) -> int:
+        """How long vCPUs waited on a full ring, summed."""
+        return int(lib.chd_ring_stalled_nsec(self._c))
+
+    @property
+    def last_code(self) -> int:
+        """The last byte that landed on port 0x80, as a read of the port returns it."""
+        return int(lib.chd_ring_last_code(self._c))
+
+    def set_drop_when_full(self, drop: bool) -> None:
+        """Count and drop events that find the ring full, instead of making the guest wait."""
+        self._c.drop_when_full = drop
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a guest would have to wait now."""
+        behind = min(self.position(Reader.JOURNAL), self.position(Reader.LOG))
+        return self.head - behind >= CAPACITY
+
+    # Readers
+
+    def position(self, reader: Reader) -> int:
+        """The ticket that `reader` wants next."""
+        return int(lib.chd_ring_position(self._c, reader))
+
+    def move(self, reader: Reader, position: int) -> None:
+        """Say that `reader` is done with all before `position`."""
+        lib.chd_ring_move(self._c, reader, position)
+
+    def copy(self, position: int, limit: int = _BATCH) -> tuple[list[Event], int]:
+        """Up to `limit` whole events from `position` on, and how many before them are lost."""
+        count = min(limit, _BATCH)
+        records = ffi.new("struct chd_record[]", count)
+        lost = ffi.new("uint64_t *")
+        n = lib.chd_ring_copy(self._c, position, records, count, lost)
+        data = ffi.buffer(records, n * _RECORD.size)
+        return list(map(Event._make, _RECORD.iter_unpack(data))), int(lost[0])
+
+    def sleep(self, reader: Reader) -> bool:
+        """Ask to be woken; False where there is something to read already."""
+        return bool(lib.chd_ring_sleep(self._c, reader))
+
+    def write(self, code: int, *, vcpu: int = 0, wake: tuple[int, int] = (-1, -1)) -> bool:
+        """Put one event as a vCPU does, for tests; False where the ring is full."""
+        return bool(lib.chd_ring_write(self._c, vcpu, code, *wake))

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What readers of the event ring need; see ring.h for the rules.
+ */
+#include <string.h>
+
+#include "ring.h"
+
+static uint64_t chd_ring_size(void)
+{
+        return sizeof(struct chd_ring);
+}
+
+/* Copy whole records from `position` on, at most `max`, and return how many.
+ * `*lost` says how many before them were overwritten; it is at most what the
+ * head has moved on. The position itself stays as it is. */
+static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_record *out, int max,
+                         uint64_t *lost)
+{
+        uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);
+        int count = 0;
+
+        *lost = 0;
+        if (head > position && head - position > CHD_RING_CAPACITY) {
+                *lost = head - position - CHD_RING_CAPACITY;
+                position += *lost;
+        }
+        while (count < max && position < head) {
+                struct chd_record *record = chd_slot(ring, position);
+                uint64_t ticket = atomic_load_explicit(&record->ticket, memory_order_acquire);
+
+                if (ticket != position + 1) {
+                        if (ticket <= position || count)
+                                break; /* not whole yet, or hand over what we have first */
+                        position++;    /* overtaken while we looked */
+                        ++*lost;
+                        continue;
+                }
+                memcpy(&out[count], record, sizeof(*out));
+                atomic_thread_fence(memory_order_acquire);
+                if (atomic_load_explicit(&record->ticket, memory_order_relaxed) == ticket) {
+                        count++;
+                        position++;
+                }
+        }
+        return count;
+}
+
+/* Say that `reader` sleeps. Returns 0 where a record came meanwhile: then it is awake. */
+static int chd_ring_sleep(struct chd_ring *ring, int reader)
+{
+        struct chd_reader *r = &ring->readers[reader];
+
+        atomic_store(&r->asleep, 1);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (atomic_load(&ring->head) == atomic_load(&r->position))
+                return 1;
+        atomic_store(&r->asleep, 0);
+        return 0;
+}
+
+static void chd_ring_start_boot(struct chd_ring *ring, uint64_t start_nsec)
+{
+        ring->boot++;
+        ring->start_nsec = start_nsec;
+        ring->first_ticket = atomic_load(&ring->head);
+        atomic_store(&ring->first_entry_nsec, 0);
+}
+
+static uint64_t chd_ring_head(struct chd_ring *ring)
+{
+        return atomic_load(&ring->head);
+}
+
+static uint64_t chd_ring_position(struct chd_ring *ring, int reader)
+{
+        return atomic_load(&ring->readers[reader].position);
+}
+
+static void chd_ring_move(struct chd_ring *ring, int reader, uint64_t position)
+{
+        atomic_store_explicit(&ring->readers[reader].position, position, memory_order_release);
+}
+
+static uint64_t chd_ring_dropped(struct chd_ring *ring)
+{
+        return atomic_load(&ring->dropped);
+}
+
+static uint64_t chd_ring_stalled_nsec(struct chd_ring *ring)
+{
+        return atomic_load(&ring->stalled_nsec);
+}
+
+static uint64_t chd_ring_first_entry_nsec(struct chd_ring *ring)
+{
+        return atomic_load(&ring->first_entry_nsec);
+}
+
+static int chd_ring_last_code(struct chd_ring *ring)
+{
+        return atomic_load(&ring->last_code);
+}
+
+/* For tests and for benchmarks of the readers: what a vCPU does for one byte. */
+static int chd_ring_write(struct chd_ring *ring, int vcpu, int code, int wake_sinks,
+                          int wake_signals)
+{
+        int done = chd_ring_put(ring, (uint16_t)vcpu, (uint8_t)code, chd_now());
+
+        chd_ring_wake(ring, CHD_READER_JOURNAL, wake_sinks);
+        chd_ring_wake(ring, CHD_READER_SIGNALS, wake_signals);
+        return done;
+}

@@ -1,0 +1,1 @@
+"""A small virtual machine monitor on /dev/kvm. Nothing here knows of D-Bus or systemd."""

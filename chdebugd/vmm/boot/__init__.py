@@ -1,0 +1,1 @@
+"""How a machine gets from its images to its first instruction."""

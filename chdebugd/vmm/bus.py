@@ -1,0 +1,75 @@
+"""An address space: which device answers at which port or memory address.
+
+A device sees offsets into its own range, never where it lies. Ranges do not overlap. An access
+that no single device holds whole is split into bytes, as a chipset would; a byte that nobody
+claims reads all ones, and a write to it goes nowhere.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import NamedTuple, Protocol
+
+
+class Device(Protocol):
+    """What a bus asks of a device. `size` is 1, 2, 4 or 8 bytes; values are little-endian."""
+
+    def read(self, offset: int, size: int) -> int:
+        """The value at `offset`; bits beyond `size` are cut off."""
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Take `value`, which fits `size`."""
+
+
+class _Range(NamedTuple):
+    start: int
+    end: int
+    device: Device
+
+
+class Bus:
+    """Ports or guest physical addresses, and the devices behind them."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ranges: list[_Range] = []
+
+    def insert(self, device: Device, start: int, length: int) -> None:
+        """Let `device` answer `length` addresses from `start`; ValueError where one is taken."""
+        end = start + length
+        at = bisect_right(self._starts, start)
+        taken_before = at > 0 and self._ranges[at - 1].end > start
+        taken_after = at < len(self._starts) and self._starts[at] < end
+        if length < 1 or taken_before or taken_after:
+            raise ValueError(f"Addresses {start:#x}-{end - 1:#x} are empty or taken")
+        self._starts.insert(at, start)
+        self._ranges.insert(at, _Range(start, end, device))
+
+    def remove(self, device: Device) -> None:
+        """Take back all ranges of `device`; nothing where it has none."""
+        self._ranges = [entry for entry in self._ranges if entry.device is not device]
+        self._starts = [entry.start for entry in self._ranges]
+
+    def _find(self, address: int) -> _Range | None:
+        at = bisect_right(self._starts, address) - 1
+        if at >= 0 and address < self._ranges[at].end:
+            return self._ranges[at]
+        return None
+
+    def read(self, address: int, size: int) -> int:
+        """What a read of `size` bytes at `address` returns."""
+        found = self._find(address)
+        if found and address + size <= found.end:
+            return found.device.read(address - found.start, size) & ((1 << 8 * size) - 1)
+        if size == 1:
+            return 0xFF
+        return sum(self.read(address + at, 1) << 8 * at for at in range(size))
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """Write `size` bytes at `address`."""
+        found = self._find(address)
+        if found and address + size <= found.end:
+            found.device.write(address - found.start, size, value)
+        elif size > 1:
+            for at in range(size):
+                self.write(address + at, 1, value >> 8 * at & 0xFF)

@@ -1,0 +1,18 @@
+"""Builds chdebugd.vmm._kvm, the border to /dev/kvm, in cffi's API mode."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+TRACE = HERE.parent / "trace"
+
+builder = FFI()
+builder.cdef((HERE / "kvm.cdef.h").read_text())
+builder.set_source(
+    "chdebugd.vmm._kvm",
+    (HERE / "kvm_source.c").read_text(),
+    include_dirs=[str(TRACE)],
+    depends=[str(TRACE / "ring.h")],
+    extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-Werror"],
+)

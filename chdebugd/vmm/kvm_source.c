@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The run loop of one vCPU and what port 0x80 does in it. Python calls
+ * chd_vcpu_run on the vCPU's thread without the GIL; it comes back only when
+ * Python is needed. Nothing here prints, allocates or keeps globals.
+ */
+#include <errno.h>
+#include <asm/kvm_para.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "ring.h"
+
+#define CHD_DEBUG_PORT 0x80
+#define CHD_EXIT_BYTES 64
+
+enum {
+        CHD_EXITED,    /* the exit below is for Python to handle */
+        CHD_KICKED,    /* chd_vcpu_kick asked for the thread */
+        CHD_RING_FULL, /* the guest waits until a sink has read; call again then */
+};
+
+/* KVM's variable-length arguments, with room for what we pass. */
+struct chd_cpuid {
+        uint32_t n_entries;
+        uint32_t padding;
+        struct kvm_cpuid_entry2 entries[256];
+};
+
+struct chd_msrs {
+        uint32_t n_entries;
+        uint32_t padding;
+        struct kvm_msr_entry entries[32];
+};
+
+/* The last exit, laid out flat. */
+struct chd_exit {
+        uint32_t reason;  /* KVM_EXIT_* */
+        uint64_t address; /* port, or guest physical address */
+        uint32_t size;    /* bytes an access */
+        uint32_t count;   /* accesses in `data` */
+        int is_write;
+        uint8_t *data;
+        uint64_t detail; /* suberror, hardware reason or system event type */
+        uint32_t n_bytes;
+        uint8_t bytes[CHD_EXIT_BYTES]; /* of an emulation failure: the instruction */
+};
+
+struct chd_vcpu {
+        int fd;
+        int index;
+        struct kvm_run *run;
+        struct chd_ring *ring;
+        int wake_sinks;   /* eventfd of the journal and log-file sinks */
+        int wake_signals; /* eventfd of the daemon */
+        pthread_t thread;
+        struct chd_exit exit;
+        /* A write to the debug port that a full ring holds up. */
+        uint32_t n_writes;
+        uint32_t writes_done;
+        uint64_t stamp;
+        uint64_t waits_since;
+};
+
+static int chd_ioctl(int fd, unsigned long request, void *argument)
+{
+        int result = ioctl(fd, request, argument);
+
+        return result < 0 ? -errno : result;
+}
+
+static int chd_ioctl_value(int fd, unsigned long request, unsigned long argument)
+{
+        int result = ioctl(fd, request, argument);
+
+        return result < 0 ? -errno : result;
+}
+
+static void no_action(int signal)
+{
+        (void)signal;
+}
+
+/* SIGRTMIN interrupts KVM_RUN and does nothing else. Once a process. */
+static int chd_kick_init(void)
+{
+        struct sigaction action = { .sa_handler = no_action };
+
+        return sigaction(SIGRTMIN, &action, NULL) < 0 ? -errno : 0;
+}
+
+static void chd_vcpu_claim(struct chd_vcpu *vcpu)
+{
+        vcpu->thread = pthread_self();
+}
+
+/* Make chd_vcpu_run return CHD_KICKED, now or at its next entry (api.rst, immediate_exit). */
+static int chd_vcpu_kick(struct chd_vcpu *vcpu)
+{
+        __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+        return -pthread_kill(vcpu->thread, SIGRTMIN);
+}
+
+static uint8_t *io_data(struct kvm_run *run)
+{
+        return (uint8_t *)run + run->io.data_offset;
+}
+
+static int is_debug_write(const struct kvm_run *run)
+{
+        return run->exit_reason == KVM_EXIT_IO && run->io.direction == KVM_EXIT_IO_OUT &&
+               run->io.port <= CHD_DEBUG_PORT && run->io.port + run->io.size > CHD_DEBUG_PORT;
+}
+
+/* Put what the access wrote to port 0x80 into the ring: of each of its `count`
+ * accesses the one byte that lands there. Returns 0 where the ring is full. */
+static int note_writes(struct chd_vcpu *vcpu)
+{
+        struct kvm_run *run = vcpu->run;
+        uint8_t *byte = io_data(run) + (CHD_DEBUG_PORT - run->io.port);
+
+        for (; vcpu->writes_done < vcpu->n_writes; vcpu->writes_done++) {
+                uint8_t code = byte[(size_t)vcpu->writes_done * run->io.size];
+
+                if (!chd_ring_put(vcpu->ring, (uint16_t)vcpu->index, code, vcpu->stamp))
+                        break;
+                atomic_store_explicit(&vcpu->ring->last_code, code, memory_order_relaxed);
+        }
+        chd_ring_wake(vcpu->ring, CHD_READER_JOURNAL, vcpu->wake_sinks);
+        chd_ring_wake(vcpu->ring, CHD_READER_SIGNALS, vcpu->wake_signals);
+        return vcpu->writes_done == vcpu->n_writes;
+}
+
+/* Finish the write that a full ring held up, and count the time. Returns 0 where it is still full. */
+static int finish_writes(struct chd_vcpu *vcpu)
+{
+        if (vcpu->writes_done == vcpu->n_writes)
+                return 1;
+        if (!vcpu->waits_since)
+                vcpu->waits_since = vcpu->stamp;
+        if (!note_writes(vcpu))
+                return 0;
+        atomic_fetch_add(&vcpu->ring->stalled_nsec, chd_now() - vcpu->waits_since);
+        vcpu->waits_since = 0;
+        return 1;
+}
+
+static void lay_out_exit(struct chd_vcpu *vcpu)
+{
+        struct kvm_run *run = vcpu->run;
+        struct chd_exit *exit = &vcpu->exit;
+
+        exit->reason = run->exit_reason;
+        exit->count = 1;
+        switch (run->exit_reason) {
+        case KVM_EXIT_IO:
+                exit->address = run->io.port;
+                exit->size = run->io.size;
+                exit->count = run->io.count;
+                exit->is_write = run->io.direction == KVM_EXIT_IO_OUT;
+                exit->data = io_data(run);
+                break;
+        case KVM_EXIT_MMIO:
+                exit->address = run->mmio.phys_addr;
+                exit->size = run->mmio.len;
+                exit->is_write = run->mmio.is_write;
+                exit->data = run->mmio.data;
+                break;
+        case KVM_EXIT_FAIL_ENTRY:
+                exit->detail = run->fail_entry.hardware_entry_failure_reason;
+                break;
+        case KVM_EXIT_SYSTEM_EVENT:
+                exit->detail = run->system_event.type;
+                break;
+        case KVM_EXIT_INTERNAL_ERROR:
+                exit->detail = run->internal.suberror;
+                exit->n_bytes = 0;
+                if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION &&
+                    run->emulation_failure.ndata >= 1 &&
+                    (run->emulation_failure.flags &
+                     KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)) {
+                        exit->n_bytes = run->emulation_failure.insn_size;
+                        if (exit->n_bytes > sizeof(run->emulation_failure.insn_bytes))
+                                exit->n_bytes = sizeof(run->emulation_failure.insn_bytes);
+                        memcpy(exit->bytes, run->emulation_failure.insn_bytes, exit->n_bytes);
+                }
+                break;
+        }
+}
+
+/* Run the guest on the calling thread until Python is needed: CHD_EXITED,
+ * CHD_KICKED, CHD_RING_FULL or -errno of KVM_RUN. */
+static int chd_vcpu_run(struct chd_vcpu *vcpu)
+{
+        struct kvm_run *run = vcpu->run;
+        uint64_t never = 0;
+
+        if (!finish_writes(vcpu))
+                return CHD_RING_FULL;
+        if (!atomic_load(&vcpu->ring->first_entry_nsec))
+                atomic_compare_exchange_strong(&vcpu->ring->first_entry_nsec, &never, chd_now());
+
+        for (;;) {
+                if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+                        if (errno == EAGAIN)
+                                continue; /* an AP that no SIPI has started */
+                        if (errno != EINTR)
+                                return -errno;
+                        if (!__atomic_exchange_n(&run->immediate_exit, 0, __ATOMIC_SEQ_CST))
+                                continue; /* a signal meant for another thread */
+                        return CHD_KICKED;
+                }
+                if (!is_debug_write(run)) {
+                        lay_out_exit(vcpu);
+                        return CHD_EXITED;
+                }
+                vcpu->stamp = chd_now();
+                vcpu->n_writes = run->io.count;
+                vcpu->writes_done = 0;
+                if (!note_writes(vcpu))
+                        return CHD_RING_FULL;
+        }
+}
+
+/* Let KVM finish the port or memory access it last handed out, so that the
+ * registers are whole (api.rst, KVM_RUN). Returns 0 or -errno. */
+static int chd_vcpu_settle(struct chd_vcpu *vcpu)
+{
+        int result;
+
+        __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+        result = ioctl(vcpu->fd, KVM_RUN, 0) < 0 && errno != EINTR ? -errno : 0;
+        __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+        return result;
+}

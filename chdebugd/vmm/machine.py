@@ -1,0 +1,213 @@
+"""The virtual hardware of one boot, in the order it is built.
+
+    Machine ── Vm (KVM) ── GuestMemory
+       │         └─ irqchip, PIT
+       ├── ports, mmio: Bus ── devices
+       └── Vcpu threads ── Gate
+
+A machine runs once. A reset is the next machine, with fresh memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from chdebugd.trace.ring import Ring
+from chdebugd.vmm import cpu, layout
+from chdebugd.vmm.boot.loader import BootSource
+from chdebugd.vmm.bus import Bus
+from chdebugd.vmm.devices.debug_port import DebugPort
+from chdebugd.vmm.devices.pci import PciConfig
+from chdebugd.vmm.devices.power import I8042, Pm1, PmTimer, Port92, SleepPort
+from chdebugd.vmm.devices.rtc import Rtc
+from chdebugd.vmm.devices.serial import Serial
+from chdebugd.vmm.devices.text_port import Output, TextPort
+from chdebugd.vmm.gate import Gate
+from chdebugd.vmm.kvm import Kvm, Vm
+from chdebugd.vmm.memory import GuestMemory
+from chdebugd.vmm.outcome import Outcome, Result
+from chdebugd.vmm.vcpu import Vcpu
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """What one machine is made of; an output of None is a port that is off."""
+
+    memory: int
+    cpus: int
+    boot: BootSource
+    serial: Output | None = None
+    debug_console: Output | None = None
+    firmware_debug: Output | None = None
+
+
+@dataclass(frozen=True)
+class Wakers:
+    """Eventfds that a vCPU writes when a reader of the ring sleeps."""
+
+    sinks: int
+    signals: int
+
+
+class IrqLine:
+    """A GSI as a device's wire; KVM is told of changes only."""
+
+    def __init__(self, vm: Vm, gsi: int) -> None:
+        self._vm = vm
+        self._gsi = gsi
+        self._level = False
+
+    def __call__(self, level: bool, /) -> None:
+        """Hold the line high or low."""
+        if level != self._level:
+            self._level = level
+            self._vm.set_irq(self._gsi, level)
+
+
+class Machine:
+    """One boot's hardware. `ended` is called once, on a vCPU's thread, when it is over."""
+
+    def __init__(
+        self,
+        kvm: Kvm,
+        config: MachineConfig,
+        ring: Ring,
+        wakers: Wakers,
+        *,
+        ended: Callable[[], None],
+        phase: Callable[[str], None],
+    ) -> None:
+        """Build it, paused before its first instruction.
+
+        `phase` is told what is done: kvm-created, memory-mapped, image-loaded. Raises what the
+        loaders raise, LimitExceededError, or OSError of a KVM call.
+        """
+        self.outcome: Outcome | None = None
+        self._ended = ended
+        self._outcome_lock = threading.Lock()
+        self._ring = ring
+        self._gate = Gate()
+        self._clock: Any = None
+        with ExitStack() as stack:
+            self.vm = stack.enter_context(kvm.create_vm())
+            self.vm.set_special_pages(layout.TSS_ADDRESS, layout.IDENTITY_MAP_ADDRESS)
+            self.vm.create_irqchip()
+            phase("kvm-created")
+            self.memory = GuestMemory(self.vm, config.memory)
+            stack.callback(self.memory.close)
+            phase("memory-mapped")
+            self.ports, self.mmio = Bus(), Bus()
+            self._plug_devices(config)
+            entry = config.boot.load(self.memory, config.cpus)
+            phase("image-loaded")
+            self.vcpus = [
+                stack.enter_context(self._create_vcpu(index, config.cpus, entry, wakers))
+                for index in range(config.cpus)
+            ]
+            self._resources = stack.pop_all()
+
+    def _create_vcpu(self, index: int, n_cpus: int, entry: cpu.Entry, wakers: Wakers) -> Vcpu:
+        fd = self.vm.create_vcpu(index)
+        cpu.prepare(fd, index, n_cpus, cpu.supported_cpuid(self.vm.kvm), entry)
+        if index == 0 and isinstance(entry, cpu.Flat32):
+            cpu.enter_flat32(fd, self.memory, entry)
+        fd.connect(self._ring.address, wakers.sinks, wakers.signals)
+        return Vcpu(
+            fd,
+            self.ports,
+            self.mmio,
+            self._gate,
+            room=lambda: not self._ring.is_full,
+            finish=self._finish,
+        )
+
+    def _plug_devices(self, config: MachineConfig) -> None:
+        self.serial = Serial(IrqLine(self.vm, layout.COM1_GSI), config.serial)
+        self.pm1 = Pm1(IrqLine(self.vm, layout.SCI_GSI), self._shutdown)
+        self.pci = PciConfig(self._reset)
+        ports = self.ports
+        ports.insert(I8042(self._reset), layout.I8042_PORT, 5)
+        ports.insert(Rtc(config.memory, config.cpus), layout.RTC_INDEX, 2)
+        ports.insert(DebugPort(lambda: self._ring.last_code), layout.DEBUG_PORT, 1)
+        ports.insert(Port92(self._reset), layout.PORT_92, 1)
+        ports.insert(self.serial, layout.COM1_PORT, 8)
+        ports.insert(SleepPort(self._reset, self._shutdown), layout.SLEEP_PORT, 1)
+        ports.insert(PmTimer(), layout.PM_TIMER_PORT, 4)
+        ports.insert(self.pm1, layout.PM1_EVENT_PORT, 6)
+        ports.insert(self.pci, layout.PCI_ADDRESS_PORT, 8)
+        if config.debug_console:
+            ports.insert(TextPort(config.debug_console), layout.DEBUG_CONSOLE, 1)
+        if config.firmware_debug:
+            ports.insert(TextPort(config.firmware_debug), layout.FIRMWARE_DEBUG, 1)
+
+    def _reset(self) -> None:
+        self._finish(Outcome(Result.RESET, "The guest reset itself"))
+
+    def _shutdown(self) -> None:
+        self._finish(Outcome(Result.SHUTDOWN, "The guest switched itself off"))
+
+    def _finish(self, outcome: Outcome) -> None:
+        with self._outcome_lock:
+            if self.outcome is not None:
+                return
+            self.outcome = outcome
+        self._gate.end()
+        self._ended()
+
+    # Called from the main thread
+
+    def start(self) -> None:
+        """Let the guest run."""
+        for vcpu in self.vcpus:
+            vcpu.start()
+        self._gate.open()
+
+    def pause(self) -> None:
+        """Stop all vCPUs between two instructions, and the guest's clock with them."""
+        self._park()
+        if self.outcome is None:
+            self._clock = self.vm.clock()
+
+    def resume(self) -> None:
+        """Go on after pause; kvmclock takes up where it was."""
+        if self._clock is not None:
+            self.vm.set_clock(self._clock)
+            self._clock = None
+        self._gate.open()
+
+    def _park(self) -> None:
+        self._gate.close()
+        for vcpu in self.vcpus:
+            vcpu.kick()
+        self._gate.wait_parked(len(self.vcpus))
+
+    def end(self, result: Result, sentence: str) -> None:
+        """Switch off from outside; nothing where the run is over already."""
+        self._finish(Outcome(result, sentence))
+
+    def sink_has_read(self) -> None:
+        """The ring may have room again."""
+        for vcpu in self.vcpus:
+            vcpu.sink_has_read()
+
+    @property
+    def cpu_nsec(self) -> int:
+        """CPU time that all vCPU threads took so far."""
+        return sum(vcpu.cpu_nsec for vcpu in self.vcpus)
+
+    def end_if_dead_halted(self) -> None:
+        """End the run where every vCPU is halted with interrupts off. Stops them for a moment."""
+        self._park()
+        if self.outcome is None and all(vcpu.is_dead_halted for vcpu in self.vcpus):
+            self.end(Result.HALTED, "The guest halted with interrupts off")
+        else:
+            self._gate.open()
+
+    def close(self) -> None:
+        """End the run, wait for the vCPU threads, and give all back. Twice is fine."""
+        self.end(Result.KILLED, "The machine was closed")
+        self._resources.close()
