@@ -12,6 +12,7 @@ struct chd_ring {
         uint64_t magic;
         uint8_t instance[16];
         uint64_t start_nsec;
+        uint64_t log_nsec;
         uint64_t first_ticket;
         uint32_t boot;
         uint32_t drop_when_full;
@@ -22,12 +23,13 @@ static uint64_t chd_ring_size(void);
 static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_record *out, int max,
                          uint64_t *lost);
 static int chd_ring_sleep(struct chd_ring *ring, int reader);
-static void chd_ring_start_boot(struct chd_ring *ring, uint64_t start_nsec);
+static void chd_ring_start_boot(struct chd_ring *ring, uint64_t start_nsec, uint64_t log_nsec);
 static uint64_t chd_ring_head(struct chd_ring *ring);
 static uint64_t chd_ring_position(struct chd_ring *ring, int reader);
 static void chd_ring_move(struct chd_ring *ring, int reader, uint64_t position);
 static uint64_t chd_ring_dropped(struct chd_ring *ring);
 static uint64_t chd_ring_stalled_nsec(struct chd_ring *ring);
+static uint64_t chd_ring_skip(struct chd_ring *ring, uint64_t count);
 static uint64_t chd_ring_first_entry_nsec(struct chd_ring *ring);
 static int chd_ring_last_code(struct chd_ring *ring);
 static int chd_ring_write(struct chd_ring *ring, int vcpu, int code, int wake_sinks,

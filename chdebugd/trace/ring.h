@@ -50,6 +50,7 @@ struct chd_ring {
 
         /* One boot; changed only while no vCPU runs. */
         uint64_t start_nsec;                   /* CLOCK_MONOTONIC */
+        uint64_t log_nsec;                     /* CLOCK_MONOTONIC when the log of it began */
         _Atomic uint64_t first_entry_nsec;     /* CLOCK_MONOTONIC, 0 before */
         uint64_t first_ticket;
         uint32_t boot;
@@ -58,6 +59,7 @@ struct chd_ring {
         _Alignas(64) _Atomic uint64_t head; /* the next ticket */
         _Atomic uint64_t dropped;
         _Atomic uint64_t stalled_nsec;
+        _Atomic uint64_t skipped; /* signals that were never sent; the daemon counts */
         _Atomic uint8_t last_code;
 
         struct chd_reader readers[CHD_READERS];
@@ -115,18 +117,29 @@ static inline int chd_ring_put(struct chd_ring *ring, uint16_t vcpu, uint8_t cod
         return 1;
 }
 
-/* Wake a reader that sleeps; the fence pairs with the one in chd_ring_sleep. */
-static inline void chd_ring_wake(struct chd_ring *ring, int reader, int eventfd)
+static inline void chd_ring_tell(int eventfd)
 {
         const uint64_t one = 1;
+        /* It fails only when the counter is full: then the reader wakes anyway. */
+        ssize_t written = write(eventfd, &one, sizeof(one));
 
-        atomic_thread_fence(memory_order_seq_cst);
+        (void)written;
+}
+
+static inline void chd_ring_wake_one(struct chd_ring *ring, int reader, int eventfd)
+{
         if (atomic_load_explicit(&ring->readers[reader].asleep, memory_order_relaxed) &&
-            atomic_exchange(&ring->readers[reader].asleep, 0)) {
-                /* It fails only when the counter is full: then the reader wakes anyway. */
-                ssize_t written = write(eventfd, &one, sizeof(one));
-                (void)written;
-        }
+            atomic_exchange(&ring->readers[reader].asleep, 0))
+                chd_ring_tell(eventfd);
+}
+
+/* Wake the readers that sleep; the fence pairs with the one in chd_ring_sleep. */
+static inline void chd_ring_wake(struct chd_ring *ring, int sinks, int signals)
+{
+        atomic_thread_fence(memory_order_seq_cst);
+        chd_ring_wake_one(ring, CHD_READER_JOURNAL, sinks);
+        chd_ring_wake_one(ring, CHD_READER_LOG, sinks);
+        chd_ring_wake_one(ring, CHD_READER_SIGNALS, signals);
 }
 
 #endif

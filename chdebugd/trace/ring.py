@@ -16,7 +16,7 @@ CAPACITY: int = lib.CHD_RING_CAPACITY
 _SIZE: int = lib.chd_ring_size()
 _RECORD = struct.Struct("<QQQIHBx")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_BATCH = 512
+BATCH = 512  # events that one copy takes at most
 
 
 class Reader(IntEnum):
@@ -73,9 +73,12 @@ class Ring:
 
     # One boot
 
-    def start_boot(self, start_nsec: int) -> None:
-        """Begin the next boot: sequence numbers from 1, elapsed from `start_nsec`."""
-        lib.chd_ring_start_boot(self._c, start_nsec)
+    def start_boot(self, start_nsec: int, log_nsec: int) -> None:
+        """Begin the next boot: sequence numbers from 1, elapsed from `start_nsec`.
+
+        `log_nsec` is when the log of this boot began; both are CLOCK_MONOTONIC.
+        """
+        lib.chd_ring_start_boot(self._c, start_nsec, log_nsec)
 
     @property
     def boot(self) -> int:
@@ -93,13 +96,23 @@ class Ring:
         return int(self._c.start_nsec)
 
     @property
+    def log_lead_nsec(self) -> int:
+        """How long before the start of this boot its log began."""
+        return int(self._c.start_nsec - self._c.log_nsec)
+
+    @property
     def first_entry_nsec(self) -> int:
         """CLOCK_MONOTONIC when vCPU 0 first entered the guest in this boot, 0 before."""
         return int(lib.chd_ring_first_entry_nsec(self._c))
 
+    @property
+    def first_ticket(self) -> int:
+        """The position of the first event of this boot."""
+        return int(self._c.first_ticket)
+
     def boot_events(self) -> int:
         """How many events this boot has made."""
-        return self.head - int(self._c.first_ticket)
+        return self.head - self.first_ticket
 
     # Counts over all boots of this process
 
@@ -117,6 +130,10 @@ class Ring:
     def stalled_nsec(self) -> int:
         """How long vCPUs waited on a full ring, summed."""
         return int(lib.chd_ring_stalled_nsec(self._c))
+
+    def skip(self, count: int = 0) -> int:
+        """Count `count` more signals as skipped; returns how many there are."""
+        return int(lib.chd_ring_skip(self._c, count))
 
     @property
     def last_code(self) -> int:
@@ -143,9 +160,9 @@ class Ring:
         """Say that `reader` is done with all before `position`."""
         lib.chd_ring_move(self._c, reader, position)
 
-    def copy(self, position: int, limit: int = _BATCH) -> tuple[list[Event], int]:
+    def copy(self, position: int, limit: int = BATCH) -> tuple[list[Event], int]:
         """Up to `limit` whole events from `position` on, and how many before them are lost."""
-        count = min(limit, _BATCH)
+        count = min(limit, BATCH)
         records = ffi.new("struct chd_record[]", count)
         lost = ffi.new("uint64_t *")
         n = lib.chd_ring_copy(self._c, position, records, count, lost)

@@ -59,9 +59,10 @@ static int chd_ring_sleep(struct chd_ring *ring, int reader)
         return 0;
 }
 
-static void chd_ring_start_boot(struct chd_ring *ring, uint64_t start_nsec)
+static void chd_ring_start_boot(struct chd_ring *ring, uint64_t start_nsec, uint64_t log_nsec)
 {
         ring->boot++;
+        ring->log_nsec = log_nsec;
         ring->start_nsec = start_nsec;
         ring->first_ticket = atomic_load(&ring->head);
         atomic_store(&ring->first_entry_nsec, 0);
@@ -92,6 +93,11 @@ static uint64_t chd_ring_stalled_nsec(struct chd_ring *ring)
         return atomic_load(&ring->stalled_nsec);
 }
 
+static uint64_t chd_ring_skip(struct chd_ring *ring, uint64_t count)
+{
+        return atomic_fetch_add(&ring->skipped, count) + count;
+}
+
 static uint64_t chd_ring_first_entry_nsec(struct chd_ring *ring)
 {
         return atomic_load(&ring->first_entry_nsec);
@@ -108,7 +114,6 @@ static int chd_ring_write(struct chd_ring *ring, int vcpu, int code, int wake_si
 {
         int done = chd_ring_put(ring, (uint16_t)vcpu, (uint8_t)code, chd_now());
 
-        chd_ring_wake(ring, CHD_READER_JOURNAL, wake_sinks);
-        chd_ring_wake(ring, CHD_READER_SIGNALS, wake_signals);
+        chd_ring_wake(ring, wake_sinks, wake_signals);
         return done;
 }

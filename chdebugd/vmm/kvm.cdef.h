@@ -210,4 +210,3 @@ static int chd_kick_init(void);
 static void chd_vcpu_claim(struct chd_vcpu *vcpu);
 static int chd_vcpu_kick(struct chd_vcpu *vcpu);
 static int chd_vcpu_run(struct chd_vcpu *vcpu);
-static int chd_vcpu_settle(struct chd_vcpu *vcpu);

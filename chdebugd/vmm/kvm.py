@@ -225,10 +225,6 @@ class VcpuFd(_Fd):
         """Make `run` return KICKED, at once or when it is next called."""
         check(lib.chd_vcpu_kick(self._c), "pthread_kill")
 
-    def settle(self) -> None:
-        """Finish the access last handed out, so that the registers are whole."""
-        check(lib.chd_vcpu_settle(self._c), "KVM_RUN")
-
     def data(self, offset: int, size: int) -> Any:
         """The bytes of the last exit's access at `offset`, writable."""
         return ffi.buffer(self.exit.data + offset, size)

@@ -54,7 +54,7 @@ struct chd_vcpu {
         int index;
         struct kvm_run *run;
         struct chd_ring *ring;
-        int wake_sinks;   /* eventfd of the journal and log-file sinks */
+        int wake_sinks;   /* eventfd of the journal and log file sinks */
         int wake_signals; /* eventfd of the daemon */
         pthread_t thread;
         struct chd_exit exit;
@@ -129,8 +129,7 @@ static int note_writes(struct chd_vcpu *vcpu)
                         break;
                 atomic_store_explicit(&vcpu->ring->last_code, code, memory_order_relaxed);
         }
-        chd_ring_wake(vcpu->ring, CHD_READER_JOURNAL, vcpu->wake_sinks);
-        chd_ring_wake(vcpu->ring, CHD_READER_SIGNALS, vcpu->wake_signals);
+        chd_ring_wake(vcpu->ring, vcpu->wake_sinks, vcpu->wake_signals);
         return vcpu->writes_done == vcpu->n_writes;
 }
 
@@ -200,8 +199,9 @@ static int chd_vcpu_run(struct chd_vcpu *vcpu)
 
         if (!finish_writes(vcpu))
                 return CHD_RING_FULL;
-        if (!atomic_load(&vcpu->ring->first_entry_nsec))
-                atomic_compare_exchange_strong(&vcpu->ring->first_entry_nsec, &never, chd_now());
+        if (!atomic_load(&vcpu->ring->first_entry_nsec) &&
+            atomic_compare_exchange_strong(&vcpu->ring->first_entry_nsec, &never, chd_now()))
+                chd_ring_tell(vcpu->wake_sinks);
 
         for (;;) {
                 if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
@@ -223,16 +223,4 @@ static int chd_vcpu_run(struct chd_vcpu *vcpu)
                 if (!note_writes(vcpu))
                         return CHD_RING_FULL;
         }
-}
-
-/* Let KVM finish the port or memory access it last handed out, so that the
- * registers are whole (api.rst, KVM_RUN). Returns 0 or -errno. */
-static int chd_vcpu_settle(struct chd_vcpu *vcpu)
-{
-        int result;
-
-        __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-        result = ioctl(vcpu->fd, KVM_RUN, 0) < 0 && errno != EINTR ? -errno : 0;
-        __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-        return result;
 }

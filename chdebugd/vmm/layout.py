@@ -50,6 +50,7 @@ PCI_ADDRESS_PORT = 0xCF8  # 4 ports
 PCI_DATA_PORT = 0xCFC  # 4 ports
 
 # GSIs.
+KEYBOARD_GSI = 1
 COM1_GSI = 4
 RTC_GSI = 8
 SCI_GSI = 9

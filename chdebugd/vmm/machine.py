@@ -21,8 +21,9 @@ from chdebugd.vmm import cpu, layout
 from chdebugd.vmm.boot.loader import BootSource
 from chdebugd.vmm.bus import Bus
 from chdebugd.vmm.devices.debug_port import DebugPort
+from chdebugd.vmm.devices.i8042 import I8042
 from chdebugd.vmm.devices.pci import PciConfig
-from chdebugd.vmm.devices.power import I8042, Pm1, PmTimer, Port92, SleepPort
+from chdebugd.vmm.devices.power import Pm1, PmTimer, Port92, SleepPort
 from chdebugd.vmm.devices.rtc import Rtc
 from chdebugd.vmm.devices.serial import Serial
 from chdebugd.vmm.devices.text_port import Output, TextPort
@@ -130,7 +131,8 @@ class Machine:
         self.pm1 = Pm1(IrqLine(self.vm, layout.SCI_GSI), self._shutdown)
         self.pci = PciConfig(self._reset)
         ports = self.ports
-        ports.insert(I8042(self._reset), layout.I8042_PORT, 5)
+        keyboard = I8042(IrqLine(self.vm, layout.KEYBOARD_GSI), self._reset)
+        ports.insert(keyboard, layout.I8042_PORT, 5)
         ports.insert(Rtc(config.memory, config.cpus), layout.RTC_INDEX, 2)
         ports.insert(DebugPort(lambda: self._ring.last_code), layout.DEBUG_PORT, 1)
         ports.insert(Port92(self._reset), layout.PORT_92, 1)

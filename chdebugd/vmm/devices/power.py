@@ -1,4 +1,4 @@
-"""Ways to end a run: reset and switch-off ports, the power button, the PM timer."""
+"""Ways to end a run: reset and switch-off ports, the power button; and the PM timer."""
 
 from __future__ import annotations
 
@@ -49,35 +49,6 @@ class Port92:
         """Reset where bit 0 says so."""
         if value & 1:
             self._reset()
-
-
-class I8042:
-    """An i8042 keyboard controller without a keyboard: its self test, A20 and the reset line."""
-
-    DATA, COMMAND = 0, 4  # ports 0x60 and 0x64
-    OUTPUT_FULL = 1
-    RESET_CPU = 0xFE
-
-    def __init__(self, reset: Callable[[], None]) -> None:
-        self._reset = reset
-        self._answer: int | None = None
-
-    def read(self, offset: int, size: int) -> int:
-        """The pending answer, or the status."""
-        if offset == self.COMMAND:
-            return self.OUTPUT_FULL if self._answer is not None else 0
-        if offset != self.DATA:
-            return 0xFF
-        answer, self._answer = self._answer, None
-        return 0xFF if answer is None else answer
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Self test, interface test and output port are answered; the reset command resets."""
-        if offset != self.COMMAND:
-            return
-        if value == self.RESET_CPU:
-            self._reset()
-        self._answer = {0xAA: 0x55, 0xAB: 0x00, 0x20: 0x00, 0xD0: 0x03}.get(value, self._answer)
 
 
 class PmTimer:

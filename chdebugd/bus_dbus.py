@@ -1,0 +1,181 @@
+"""The connection to the bus: dbus-next's, with guards for what would end or drain it.
+
+- Its writer takes EAGAIN for the end of the connection; ours waits until the socket takes more.
+- Its queue has no bound and sends descriptors it does not own; ours counts and duplicates.
+- Its serial runs past 2^32, where no message can be sent any more; ours starts over.
+- Its reader of the authentication spins where the bus hangs up.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from dbus_next import BusType, Message, MessageType
+from dbus_next.aio import MessageBus
+from dbus_next.aio.message_bus import _MessageWriter
+
+from chdebugd.control import close_all
+
+SERIAL_MAX = 0xFFFF_FFFF
+ROOM = 256 * 1024  # bytes in the queue; beyond them no further signals are made
+JOIN_LIMIT = 64 * 1024  # bytes that one send gathers
+
+
+class GuardedWriter(_MessageWriter):  # type: ignore[misc]
+    """A queue of marshalled messages in front of a non-blocking socket."""
+
+    def __init__(self, bus: Any) -> None:
+        super().__init__(bus)
+        self._queue: deque[tuple[bytes, list[int], asyncio.Future[None] | None]] = deque()
+        self._queued = 0
+        self._offset = 0
+        self._is_writing = False
+        self.on_room: Callable[[], None] = lambda: None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the bus keeps up; where not, `on_room` is called once it does."""
+        return self._queued < ROOM
+
+    def buffer_message(self, msg: Message, future: asyncio.Future[None] | None = None) -> None:
+        """Queue a message with descriptors of its own."""
+        fds = [os.dup(fd) for fd in msg.unix_fds or ()] if self.negotiate_unix_fd else []
+        self._put(msg._marshall(negotiate_unix_fd=self.negotiate_unix_fd), fds, future)
+
+    def put(self, data: bytes) -> None:
+        """Queue marshalled messages without descriptors."""
+        self._put(data, [], None)
+        self.schedule_write()
+
+    def _put(self, data: bytes, fds: list[int], future: asyncio.Future[None] | None) -> None:
+        self._queue.append((data, fds, future))
+        self._queued += len(data)
+
+    def schedule_write(
+        self, msg: Message | None = None, future: asyncio.Future[None] | None = None
+    ) -> None:
+        """Write at once what the socket takes, the rest when it takes more."""
+        if msg is not None:
+            self.buffer_message(msg, future)
+        if self.bus.unique_name and not self._is_writing:
+            self.write_callback()
+
+    def write_callback(self) -> None:
+        """Write until the queue is empty or the socket full."""
+        full_before = not self.has_room
+        try:
+            while self._queue:
+                self._write_some()
+        except BlockingIOError:
+            self._watch(True)
+        except OSError as error:
+            self._watch(False)
+            self._fail(error)
+        else:
+            self._watch(False)
+        if full_before and self.has_room:
+            self.on_room()
+
+    def _write_some(self) -> None:
+        data, fds, _ = self._queue[0]
+        if fds:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+            sent = self.sock.sendmsg([memoryview(data)[self._offset :]], [rights])
+            close_all(fds)
+            fds.clear()
+        else:
+            sent = self.sock.sendmsg(self._gather())
+        self._queued -= sent
+        self._offset += sent
+        while self._queue and self._offset >= len(self._queue[0][0]):
+            data, _, future = self._queue.popleft()
+            self._offset -= len(data)
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    def _gather(self) -> list[memoryview]:
+        """The front of the queue, up to the next message with descriptors."""
+        parts, size, offset = [], 0, self._offset
+        for data, fds, _ in self._queue:
+            if (fds and parts) or size > JOIN_LIMIT or len(parts) == 64:
+                break
+            parts.append(memoryview(data)[offset:])
+            size, offset = size + len(data), 0
+        return parts
+
+    def _watch(self, on: bool) -> None:
+        if on != self._is_writing:
+            self._is_writing = on
+            if on:
+                self.loop.add_writer(self.fd, self.write_callback)
+            else:
+                self.loop.remove_writer(self.fd)
+
+    def _fail(self, error: OSError) -> None:
+        for _, fds, future in self._queue:
+            close_all(fds)
+            if future is not None and not future.done():
+                future.cancel()
+        self._queue.clear()
+        self.bus._finalize(error)
+
+
+class Bus(MessageBus):  # type: ignore[misc]
+    """One connection to a message bus."""
+
+    def __init__(self, address: str | None) -> None:
+        """`address` None is the system bus. Call inside the running loop."""
+        super().__init__(
+            bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=True
+        )
+        self._writer = GuardedWriter(self)
+
+    @property
+    def writer(self) -> GuardedWriter:
+        """The way out, for signals that are marshalled already."""
+        writer: GuardedWriter = self._writer
+        return writer
+
+    def next_serial(self) -> int:
+        """1 to 2^32 - 1, then again (D-Bus specification, message format)."""
+        self._serial = self._serial % SERIAL_MAX + 1
+        return int(self._serial)
+
+    async def _auth_readline(self) -> str:
+        line = b""
+        while not line.endswith(b"\r\n"):
+            byte = await self._loop.sock_recv(self._sock, 1)
+            if not byte:
+                raise ConnectionError("The bus hung up during authentication")
+            line += byte
+        return line[:-2].decode()
+
+    def _finalize(self, err: BaseException | None = None) -> None:
+        """The end of the connection is a fact to wait for, not an exception that nobody fetches."""
+        if not self._disconnect_future.done():
+            self._disconnect_future.set_result(None)
+        super()._finalize(err)
+
+    async def request(self, message: Message) -> list[Any]:
+        """Call a method and return its results; raises CallError."""
+        reply = await self.call(message)
+        if reply is None or reply.message_type == MessageType.ERROR:
+            name = reply.error_name if reply else "org.freedesktop.DBus.Error.NoReply"
+            text = str(reply.body[0]) if reply and reply.body else name
+            raise CallError(name, text)
+        body: list[Any] = reply.body
+        return body
+
+
+class CallError(Exception):
+    """A method of somebody else answered with an error."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name

@@ -1,0 +1,150 @@
+"""What the daemon and a VM process say to each other: JSON in SEQPACKET messages, with descriptors.
+
+    daemon -> VM process   {"id": 7, "op": "start", ...}          descriptors of the request's files
+    VM process -> daemon   {"hello": {...status}, "keep": {...}}  the ring, the eventfd of signals
+                           {"id": 7} or {"id": 7, "error": "InvalidImage", "message": "..."}
+                           {"status": {...}}                      at each change
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from chdebugd.errors import ChdebugdError, error_by_name
+
+MESSAGE_LIMIT = 192 * 1024  # bytes; a command line of 64 KiB in JSON fits
+FDS_LIMIT = 64
+SOCKET_DIR = "vm"
+_CREDENTIALS = struct.Struct("3i")
+
+Message = dict[str, Any]
+
+
+class Channel:
+    """One end of the conversation. Non-blocking; messages come whole or not at all."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MESSAGE_LIMIT)
+
+    def fileno(self) -> int:
+        """To wait for messages."""
+        return self._socket.fileno()
+
+    def peer_uid(self) -> int:
+        """The user at the other end (unix(7), SO_PEERCRED)."""
+        size = _CREDENTIALS.size
+        data = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        return int(_CREDENTIALS.unpack(data)[1])
+
+    def send(self, message: Message, fds: list[int] | None = None) -> None:
+        """Send one message; raises OSError where the other end is gone or does not read."""
+        data = json.dumps(message).encode()
+        socket.send_fds(self._socket, [data], fds or [])
+
+    def receive(self) -> tuple[Message, list[int]] | None:
+        """One message and its descriptors, now the caller's; None at the end.
+
+        Raises BlockingIOError where nothing is there.
+        """
+        try:
+            data, fds, flags, _ = socket.recv_fds(self._socket, MESSAGE_LIMIT, FDS_LIMIT)
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise ValueError("truncated")
+            message = json.loads(data)
+        except ValueError:
+            close_all(fds)
+            return None
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        return message, fds
+
+    def close(self) -> None:
+        """Close this end; twice is fine."""
+        self._socket.close()
+
+
+def close_all(fds: list[int]) -> None:
+    """Close descriptors that nobody took."""
+    for fd in fds:
+        os.close(fd)
+
+
+def error_message(error: ChdebugdError) -> Message:
+    """An error as it travels in a reply."""
+    return {"error": error.name, "message": str(error)}
+
+
+def error_of(reply: Message) -> ChdebugdError | None:
+    """The error in a reply, None where it went well."""
+    if "error" not in reply:
+        return None
+    return error_by_name(str(reply["error"]), str(reply.get("message", "")))
+
+
+@dataclass(frozen=True)
+class FileRole:
+    """What one descriptor of a start request is for."""
+
+    role: str
+    """kernel, initrd, firmware, log-file, serial, debug-console, firmware-debug, disk or tap."""
+    name: str
+    """For messages: the path, or `descriptor`."""
+    readonly: bool = True
+    id: str = ""
+    mac: str = ""
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """What a VM process needs to know to boot. Sizes in bytes."""
+
+    cpus: int = 1
+    memory: int = 512 << 20
+    cmdline: str = ""
+    rng: bool = False
+    serial: str = "off"
+    debug_console: str = "off"
+    firmware_debug: str = "off"
+    log_level: str = "debug"
+    code_map: str = ""
+    on_full: str = "wait"
+    journal: str = ""
+    """Path of journald's socket where it is not the usual one."""
+    keep: dict[str, Any] = field(default_factory=dict)
+    """What the daemon wants back in each hello: it may be another daemon by then."""
+    files: tuple[FileRole, ...] = field(default_factory=tuple)
+    """In the order of the descriptors."""
+
+    def to_message(self) -> Message:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        """The request that `to_message` made."""
+        files = tuple(FileRole(**each) for each in message.pop("files"))
+        return cls(files=files, **message)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a VM process tells of itself; counts of events are in the ring."""
+
+    state: str = "created"
+    result: str = ""
+    sentence: str = ""
+    terminals: dict[str, str] = field(default_factory=dict)
+    """Paths of ptys by text port."""
+    exit_cost_nsec: int = 0

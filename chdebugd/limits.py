@@ -1,0 +1,62 @@
+"""What one daemon allows, from /etc/chdebugd/chdebugd.conf with defaults for this host."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+CONFIG = Path("/etc/chdebugd/chdebugd.conf")
+
+
+class ConfigError(Exception):
+    """The configuration file cannot be used; the sentence says where."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper bounds; a refusal is LimitExceeded with the bound in its sentence."""
+
+    vms: int = 256
+    vms_per_user: int = 256
+    vcpus_per_vm: int = 64
+    memory_per_vm: int = 0
+    """Bytes; 0 in the file means the host's memory."""
+    events_per_call: int = 10_000
+    """What GetEvents returns at most."""
+
+    def to_dict(self) -> dict[str, int]:
+        """By the names that the property Limits shows."""
+        return {key.replace("_", "-"): value for key, value in asdict(self).items()}
+
+
+def host_memory() -> int:
+    """Bytes of RAM."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def load_limits(path: Path = CONFIG) -> Limits:
+    """The limits; a missing file means the defaults. Raises ConfigError."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        data = {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}; mend or remove it") from None
+    limits = _apply(Limits(), data.get("limits", {}), path)
+    return limits if limits.memory_per_vm else replace(limits, memory_per_vm=host_memory())
+
+
+def _apply(limits: Limits, table: object, path: Path) -> Limits:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: [limits] must be a table")
+    known = {each.name for each in fields(Limits)}
+    for key, value in table.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"{path}: limit '{key}' is unknown; known are {', '.join(known)}")
+        if type(value) is not int or value < 0:
+            raise ConfigError(f"{path}: limit '{key}' must be a number from 0 on")
+        limits = replace(limits, **{name: value})
+    return limits

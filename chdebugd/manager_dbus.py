@@ -1,0 +1,164 @@
+"""org.chdebugd1.Manager: the bus face of manager.py, and what it tells the bus of its VMs."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dbus_next import Variant
+
+from chdebugd import __version__
+from chdebugd.control import Status
+from chdebugd.event_dbus import EventSignals
+from chdebugd.face_dbus import Face, method, prop
+from chdebugd.manager import Manager
+from chdebugd.options import Value, check_name, parse_options
+from chdebugd.polkit_dbus import OPEN_FILES, Authority
+from chdebugd.server_dbus import Call, Server
+from chdebugd.trace.codemap import CodeMap, CodeMapError
+from chdebugd.trace.event import Event
+from chdebugd.vm import VM
+from chdebugd.vm_dbus import COUNTS, LAST, STATUS, VmFace, vm_path
+
+MANAGER_PATH = "/org/chdebugd1"
+COUNTS_EVERY = 0.1  # seconds between two PropertiesChanged of a VM's counts
+KVM = Path("/dev/kvm")
+
+
+@dataclass
+class ManagerFace(Face):
+    """The one Manager object."""
+
+    INTERFACE = "org.chdebugd1.Manager"
+
+    manager: Manager
+    authority: Authority
+
+    @method((("name", "s"), ("options", "a{sv}")), (("vm", "o"),), action="start-vm")
+    async def StartVM(self, call: Call, name: str, options: dict[str, Variant]) -> list[str]:
+        check_name(name)
+        parsed = parse_options(_given(options), self.manager.limits)
+        if parsed.names_paths:
+            await self.authority.check(call, OPEN_FILES)
+        owner = await self.authority.uid_of(call)
+        await self.manager.start_vm(name, parsed, call.fds, owner)
+        return [vm_path(name)]
+
+    @method((), (("vms", "a(sso)"),))
+    def ListVMs(self, call: Call) -> list[Any]:
+        vms = self.manager.vms.values()
+        return [[[vm.name, vm.status.state, vm_path(vm.name)] for vm in vms]]
+
+    @method((("name", "s"),), (("vm", "o"),))
+    def GetVM(self, call: Call, name: str) -> list[str]:
+        return [vm_path(self.manager.find(name).name)]
+
+    @prop("s", "const")
+    def Version(self) -> str:
+        return __version__
+
+    @prop("b", "false")
+    def KVMAvailable(self) -> bool:
+        """Whether the device is there; only a VM process may open it."""
+        try:
+            return stat.S_ISCHR(KVM.stat().st_mode)
+        except OSError:
+            return False
+
+    @prop("a{st}", "const")
+    def Limits(self) -> dict[str, int]:
+        return self.manager.limits.to_dict()
+
+
+def _given(options: dict[str, Variant]) -> dict[str, Value]:
+    """Options without dbus-next's types."""
+    return {
+        key: Value(each.signature, [_given(item) for item in each.value])
+        if each.signature == "aa{sv}"
+        else Value(each.signature, each.value)
+        for key, each in options.items()
+    }
+
+
+class BusWatcher:
+    """Publishes VMs and signals what they do; the manager's watcher."""
+
+    def __init__(self) -> None:
+        self._server: Server | None = None
+        self._manager: Manager | None = None
+        self._faces: dict[str, VmFace] = {}
+        self._signals: dict[str, EventSignals] = {}
+        self._due: dict[str, asyncio.TimerHandle] = {}
+
+    def connect(self, server: Server, manager: Manager) -> None:
+        """Before the first VM."""
+        self._server, self._manager = server, manager
+        server.bus.writer.on_room = self._room
+
+    def _room(self) -> None:
+        assert self._manager is not None
+        for vm in list(self._manager.vms.values()):
+            vm.pump()
+
+    def has_room(self) -> bool:
+        """Whether the bus keeps up."""
+        assert self._server is not None
+        return self._server.bus.writer.has_room
+
+    def added(self, vm: VM) -> None:
+        """Publish a VM; one that starts again is there already."""
+        assert self._server is not None
+        assert self._manager is not None
+        if vm.name in self._faces:
+            return
+        names = _code_names(vm)
+        path = vm_path(vm.name)
+        face = self._faces[vm.name] = VmFace(vm, self._manager, names)
+        self._signals[vm.name] = EventSignals(self._server.bus, path, names)
+        self._server.publish(path, face)
+        vm.pump()
+
+    def removed(self, vm: VM) -> None:
+        """Withdraw a VM; nothing where it was never published."""
+        assert self._server is not None
+        if vm.name in self._due:
+            self._due.pop(vm.name).cancel()
+        self._signals.pop(vm.name, None)
+        if self._faces.pop(vm.name, None):
+            self._server.withdraw(vm_path(vm.name))
+
+    def events(self, vm: VM, events: list[Event]) -> None:
+        """Signal each."""
+        self._signals[vm.name].emit(events)
+
+    def status_changed(self, vm: VM, old: Status) -> None:
+        """Tell the new state at once, and the counts that led to it."""
+        self._changed(vm, STATUS + COUNTS + (LAST if vm.counts.events else []))
+
+    def counts_changed(self, vm: VM) -> None:
+        """Tell the counts soon, once for all events till then."""
+        if vm.name not in self._due:
+            loop = asyncio.get_running_loop()
+            self._due[vm.name] = loop.call_later(COUNTS_EVERY, self._tell_counts, vm)
+
+    def _tell_counts(self, vm: VM) -> None:
+        self._due.pop(vm.name, None)
+        self._changed(vm, COUNTS + LAST)
+
+    def _changed(self, vm: VM, names: list[str]) -> None:
+        assert self._server is not None
+        if vm.name in self._faces:
+            self._server.properties_changed(vm_path(vm.name), self._faces[vm.name], names)
+
+
+def _code_names(vm: VM) -> dict[int, str]:
+    """The names of the VM's code map; a bad file has none, and its process tells the journal."""
+    name = vm.options.request.code_map
+    try:
+        codes = CodeMap.load(name) if name else None
+    except CodeMapError:
+        return {}
+    return {code: text for code in range(256) if codes and (text := codes.name(code))}

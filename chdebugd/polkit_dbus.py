@@ -1,0 +1,94 @@
+"""Who may do what: root always, else polkit, else the group chdebugd where there is no polkit."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+
+from dbus_next import Message, Variant
+
+from chdebugd.bus_dbus import Bus, CallError
+from chdebugd.errors import AccessDeniedError
+from chdebugd.server_dbus import Call
+
+GROUP = "chdebugd"
+ACTION_PREFIX = "org.chdebugd1."
+OPEN_FILES = "open-files"
+ALLOW_INTERACTION = 1  # CheckAuthorizationFlags
+NO_POLKIT = (
+    "org.freedesktop.DBus.Error.ServiceUnknown",
+    "org.freedesktop.DBus.Error.NameHasNoOwner",
+    "org.freedesktop.DBus.Error.Spawn.ServiceNotFound",
+)
+REMEDY = {
+    OPEN_FILES: "hand over an open descriptor (type h) instead of a path, or ask as root",
+}
+
+
+class Authority:
+    """Asks, and never blocks the loop while somebody types a password."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def uid_of(self, call: Call) -> int:
+        """The caller's user; raises AccessDeniedError where the bus cannot tell."""
+        try:
+            [uid] = await self._bus.request(_to_bus("GetConnectionUnixUser", "s", [call.sender]))
+        except CallError:
+            raise AccessDeniedError("The caller has left the bus; call again") from None
+        return int(uid)
+
+    async def check(self, call: Call, action: str) -> None:
+        """Raise AccessDeniedError unless the caller may do `action`.
+
+        The subject is the caller's bus name, never its process: process ids are used again.
+        """
+        uid = await self.uid_of(call)
+        if uid in (0, os.getuid()):
+            return
+        try:
+            allowed = await self._ask_polkit(call, ACTION_PREFIX + action)
+        except CallError as error:
+            if error.name not in NO_POLKIT:
+                raise AccessDeniedError(f"polkit could not decide: {error}; try again") from None
+            allowed = action != OPEN_FILES and _in_group(uid)
+        if not allowed:
+            remedy = REMEDY.get(action, f"join the group {GROUP}, or ask as root")
+            raise AccessDeniedError(f"User {uid} may not do {ACTION_PREFIX}{action}; {remedy}")
+
+    async def _ask_polkit(self, call: Call, action: str) -> bool:
+        subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
+        flags = ALLOW_INTERACTION if call.interactive else 0
+        message = Message(
+            destination="org.freedesktop.PolicyKit1",
+            path="/org/freedesktop/PolicyKit1/Authority",
+            interface="org.freedesktop.PolicyKit1.Authority",
+            member="CheckAuthorization",
+            signature="(sa{sv})sa{ss}us",
+            body=[subject, action, {}, flags, ""],
+        )
+        [[is_authorized, _, _]] = await self._bus.request(message)
+        return bool(is_authorized)
+
+
+def _to_bus(member: str, signature: str, body: list[object]) -> Message:
+    name = "org.freedesktop.DBus"
+    return Message(
+        destination=name,
+        path="/org/freedesktop/DBus",
+        interface=name,
+        member=member,
+        signature=signature,
+        body=body,
+    )
+
+
+def _in_group(uid: int) -> bool:
+    try:
+        user = pwd.getpwuid(uid)
+        group = grp.getgrnam(GROUP)
+    except KeyError:
+        return False
+    return user.pw_gid == group.gr_gid or user.pw_name in group.gr_mem

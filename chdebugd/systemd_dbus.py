@@ -1,0 +1,104 @@
+"""Starts VM processes as instances of chdebugd-vm@.service, through systemd's manager."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dbus_next import Message, MessageType
+
+from chdebugd.bus_dbus import Bus, CallError
+from chdebugd.errors import StartFailedError
+
+SYSTEMD = "org.freedesktop.systemd1"
+MANAGER_PATH = "/org/freedesktop/systemd1"
+MANAGER = "org.freedesktop.systemd1.Manager"
+MATCH_JOBS = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
+SIGKILL = 9
+
+
+def unit_name(name: str) -> str:
+    """The instance for a VM, escaped as systemd.unit(5) has it."""
+    escaped = "".join(
+        char if (char.isalnum() and char.isascii()) or char in "_." else f"\\x{ord(char):02x}"
+        for char in name
+    )
+    return f"chdebugd-vm@{escaped}.service"
+
+
+class SystemdLauncher:
+    """A start is done when systemd says that its job is: the unit is Type=notify."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._jobs: dict[str, asyncio.Future[str]] = {}
+        self._early: dict[str, str] = {}
+        self._starting = 0
+        bus.add_message_handler(self._job_removed)
+
+    async def subscribe(self) -> None:
+        """Ask for the end of jobs; once, before the first start."""
+        match = Message(
+            destination="org.freedesktop.DBus",
+            path="/org/freedesktop/DBus",
+            interface="org.freedesktop.DBus",
+            member="AddMatch",
+            signature="s",
+            body=[MATCH_JOBS],
+        )
+        await self._bus.request(match)
+        await self._call("Subscribe", "", [])
+
+    async def start(self, name: str) -> None:
+        """Start the instance and wait for its job; raises StartFailedError."""
+        unit = unit_name(name)
+        self._starting += 1
+        try:
+            [job] = await self._call("StartUnit", "ss", [unit, "replace"])
+            result = await self._result(job)
+        except CallError as error:
+            raise StartFailedError(
+                f"systemd did not start {unit}: {error}; see journalctl -u {unit}"
+            ) from None
+        finally:
+            self._starting -= 1
+            if not self._starting:
+                self._early.clear()
+        if result != "done":
+            raise StartFailedError(f"{unit} did not start ({result}); see journalctl -u {unit}")
+
+    async def _result(self, job: str) -> str:
+        """The job may have ended before systemd's answer reached us."""
+        if job in self._early:
+            return self._early.pop(job)
+        future = self._jobs[job] = asyncio.get_running_loop().create_future()
+        return await future
+
+    def _job_removed(self, message: Message) -> None:
+        if message.message_type != MessageType.SIGNAL or message.member != "JobRemoved":
+            return
+        _, job, _, result = message.body
+        future = self._jobs.pop(job, None)
+        if future is not None and not future.done():
+            future.set_result(result)
+        elif self._starting:
+            self._early[job] = result
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL to all of the unit, by stopping it; nothing where there is none."""
+        try:
+            await self._call("KillUnit", "ssi", [unit_name(name), "all", SIGKILL])
+        except CallError:
+            return
+
+    async def _call(self, member: str, signature: str, body: list[Any]) -> list[Any]:
+        return await self._bus.request(
+            Message(
+                destination=SYSTEMD,
+                path=MANAGER_PATH,
+                interface=MANAGER,
+                member=member,
+                signature=signature,
+                body=body,
+            )
+        )

@@ -1,0 +1,201 @@
+"""The two sinks that last: each drains the ring from its own position.
+
+A sink moves its position only behind what it has handed over, one event at a time for the
+journal: should the process die, whoever drains the ring after it goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from enum import Enum, auto
+
+from chdebugd.trace.codemap import CodeMap
+from chdebugd.trace.event import COMPONENT_OF, TEXT_OF, Event, seconds
+from chdebugd.trace.journal import DEBUG, Journal, MessageId, entry, field
+from chdebugd.trace.ring import BATCH, Reader, Ring
+
+ENTRIES_LIMIT = 8192  # entries other than events that wait for journald
+
+
+class Progress(Enum):
+    """How far a drain came."""
+
+    IDLE = auto()
+    """There was nothing."""
+    DRAINED = auto()
+    """All there was is handed over."""
+    MORE = auto()
+    """A whole batch is handed over, more may wait."""
+    BLOCKED = auto()
+    """The other side takes no more now."""
+
+
+def _progress(events: list[Event]) -> Progress:
+    if len(events) == BATCH:
+        return Progress.MORE
+    return Progress.DRAINED if events else Progress.IDLE
+
+
+class JournalSink:
+    """Events and other entries of one VM, in the order they happened.
+
+    `post` may be called from any thread, the rest from one.
+    """
+
+    def __init__(self, ring: Ring, journal: Journal, vm: str, codes: CodeMap | None) -> None:
+        self.journal = journal
+        self.level = DEBUG
+        self.lost_entries = 0
+        self._ring = ring
+        self._vm = vm
+        self._codes = codes
+        self._heads: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+        self._entries: deque[tuple[int, bytes]] = deque()
+        self._lock = threading.Lock()
+
+    def post(self, kind: MessageId, message: str, priority: int, **fields: str) -> None:
+        """Queue an entry behind all events so far; counted in lost_entries where too many wait."""
+        if priority > self.level:
+            return
+        about = {
+            "MESSAGE_ID": kind.value,
+            "VM": self._vm,
+            "VM_BOOT": self._ring.boot_id(self._ring.boot),
+        }
+        with self._lock:
+            if len(self._entries) >= ENTRIES_LIMIT:
+                self.lost_entries += 1
+            else:
+                data = entry(message, priority, about | fields)
+                self._entries.append((self._ring.head, data))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all events and entries are sent."""
+        return not self._entries and self._ring.position(Reader.JOURNAL) == self._ring.head
+
+    def drain(self) -> Progress:
+        """Send one batch."""
+        position = self._ring.position(Reader.JOURNAL)
+        if not self._send_entries(position):
+            return Progress.BLOCKED
+        events, lost = self._ring.copy(position)
+        for event in events:
+            if self.level >= DEBUG and not self.journal.send(self._event_entry(event)):
+                return Progress.BLOCKED
+            self._ring.move(Reader.JOURNAL, event.ticket)
+            if self._entries and not self._send_entries(event.ticket):
+                return Progress.BLOCKED
+        if lost:
+            raise AssertionError("The ring overwrote what the journal had not read")
+        return _progress(events)
+
+    def _send_entries(self, position: int) -> bool:
+        """Send the entries that belong before the event at `position`."""
+        while self._entries and self._entries[0][0] <= position:
+            if not self.journal.send(self._entries[0][1]):
+                return False
+            with self._lock:
+                self._entries.popleft()
+        return True
+
+    def _event_entry(self, event: Event) -> bytes:
+        """One event's entry; all but the figures is kept by code and boot."""
+        key = event.boot, event.code
+        if key not in self._heads:
+            self._heads[key] = self._head(event)
+        head, tail = self._heads[key]
+        elapsed = seconds(event.elapsed_nsec)
+        return b"%b%b seconds\nELAPSED=%b\nELAPSED_NSEC=%d\nSEQ=%d\nVCPU=%d\n%b" % (
+            head,
+            elapsed.encode(),
+            elapsed.encode(),
+            event.elapsed_nsec,
+            event.seq,
+            event.vcpu,
+            tail,
+        )
+
+    def _head(self, event: Event) -> tuple[bytes, bytes]:
+        tail = b""
+        if self._codes:
+            named = {
+                "CODE_NAME": self._codes.name(event.code),
+                "CODE_STAGE": self._codes.stage(event.code),
+            }
+            tail = b"".join(field(name, value) for name, value in named.items() if value)
+        fields = {
+            "MESSAGE_ID": MessageId.EVENT.value,
+            "VM": self._vm,
+            "VM_BOOT": self._ring.boot_id(event.boot),
+            "COMPONENT": COMPONENT_OF[event.code],
+            "CODE": f"{event.code:#x}",
+        }
+        head = entry("", DEBUG, fields).replace(b"MESSAGE=\n", b"", 1)
+        return head + f"MESSAGE={TEXT_OF[event.code]} ".encode(), tail
+
+
+class LogSink:
+    """The log file: one line an event, appended, never truncated.
+
+    What cannot be written is counted and left out, so that no full disk stops a guest.
+    """
+
+    def __init__(self, ring: Ring, fd: int = -1) -> None:
+        """Without a descriptor there is no log file, and the position follows the head."""
+        self.fd = fd
+        self.lost_lines = 0
+        self.error: OSError | None = None
+        self._ring = ring
+        self._rest = b""
+
+    def reopen(self, fd: int) -> None:
+        """Go on in the file `fd`, which is the sink's from now on."""
+        old, self.fd = self.fd, fd
+        self._rest = b""
+        if old >= 0:
+            os.close(old)
+
+    def drain(self) -> Progress:
+        """Write one batch. `error` is set while the file does not take it."""
+        position = self._ring.position(Reader.LOG)
+        events, _ = self._ring.copy(position)
+        if events and self.fd >= 0:
+            lead = self._ring.log_lead_nsec
+            self._write("".join([self._line(event, lead) for event in events]).encode())
+        if events:
+            self._ring.move(Reader.LOG, events[-1].ticket)
+        return _progress(events)
+
+    def _line(self, event: Event, lead: int) -> str:
+        since = (event.elapsed_nsec + lead) / 1e6
+        return (
+            f"chdebugd: {since:.6f}ms: DEBUG:vmm/debug_port -- "
+            f"{TEXT_OF[event.code]} {seconds(event.elapsed_nsec)} seconds\n"
+        )
+
+    def _write(self, lines: bytes) -> None:
+        """Write whole lines; of a line that fits in part the rest comes before the next one."""
+        data = self._rest + lines
+        done = 0
+        self.error = None
+        try:
+            while done < len(data):
+                done += os.write(self.fd, data[done:])
+        except OSError as error:
+            self.error = error
+        left = data[done:]
+        cut_short = done > 0 and data[done - 1 : done] != b"\n" and left
+        first = left.split(b"\n", 1)[0] + b"\n" if cut_short or (self._rest and not done) else b""
+        self.lost_lines += left.count(b"\n") - first.count(b"\n")
+        self._rest = first
+
+    def close(self) -> None:
+        """Close the file; twice is fine."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+

@@ -1,0 +1,308 @@
+"""The life of one VM inside its own process: machines, boots and how they end.
+
+Everything here runs on the loop's thread. A vCPU thread only writes an eventfd when its run ends.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from chdebugd.control import StartRequest, Status
+from chdebugd.errors import ChdebugdError, StartFailedError, WrongStateError
+from chdebugd.state import State, check_step
+from chdebugd.trace.event import seconds
+from chdebugd.trace.journal import DEBUG, ERR, INFO, WARNING, MessageId
+from chdebugd.trace.ring import Ring
+from chdebugd.vm_equipment import Equipment
+from chdebugd.vm_loop import VmLoop
+from chdebugd.vm_sinks import VmSinks
+from chdebugd.vmm.kvm import Kvm, init_kick
+from chdebugd.vmm.machine import Machine, Wakers
+from chdebugd.vmm.outcome import GOOD, Outcome, Result
+
+Done = Callable[[ChdebugdError | None], None]
+"""Called once with the answer to a request."""
+
+HALT_CHECK_FIRST = 0.05  # seconds after a boot's start; doubles while the guest sleeps
+HALT_CHECK_BUSY = 1.0
+HALT_CHECK_MAX = 32.0
+RESETS_WATCHED = 10  # so many resets within a second are slowed down
+RESET_DELAY = 0.1  # seconds
+FOREVER = 1 << 62  # microseconds; a longer timeout is none
+
+
+class VmLife:
+    """Runs machine after machine until the VM ends. `report` tells each change of status."""
+
+    def __init__(
+        self,
+        name: str,
+        loop: VmLoop,
+        ring: Ring,
+        report: Callable[[Status], None],
+        gone: Callable[[], None],
+    ) -> None:
+        """`gone` is called when the VM has ended and its sinks are empty."""
+        self.name = name
+        self.status = Status()
+        self.keep: dict[str, Any] = {}
+        self.ring = ring
+        self.signals_eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.sinks = VmSinks(loop, ring, self._sink_has_read)
+        self._loop = loop
+        self._report = report
+        self._gone = gone
+        self._ended_eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._kvm: Kvm | None = None
+        self._machine: Machine | None = None
+        self._equipment: Equipment | None = None
+        self._awaits_entry: Done | None = None
+        self._awaits_end: list[Done] = []
+        self._recent_resets: deque[float] = deque(maxlen=RESETS_WATCHED)
+        loop.add_reader(self._ended_eventfd, self._machine_ended)
+
+    # Requests of the daemon
+
+    def start(self, request: StartRequest, fds: list[int], done: Done) -> None:
+        """Boot; `done` once vCPU 0 enters the guest. Takes the descriptors in any case."""
+        began = time.monotonic_ns()
+        if self._equipment is not None:
+            raise WrongStateError(f"VM '{self.name}' is started already")
+        self.keep = request.keep
+        self._equipment = Equipment(self.name, request, fds, self.sinks, self._loop)
+        self.ring.set_drop_when_full(request.on_full == "drop")
+        self._awaits_entry = done
+        init_kick()
+        self._boot(began)
+
+    def pause(self) -> None:
+        """Stop the guest between two instructions."""
+        machine = self._running("pause")
+        machine.pause()
+        self._enter(State.PAUSED)
+
+    def resume(self) -> None:
+        """Go on after pause."""
+        if self.status.state != State.PAUSED or self._machine is None:
+            raise WrongStateError(f"VM '{self.name}' is {self.status.state}, not paused")
+        self._machine.resume()
+        self._enter(State.RUNNING)
+
+    def reset(self) -> None:
+        """End this boot and begin the next, as the reset button does."""
+        self._running("reset", State.PAUSED).end(Result.RESET, "Reset on request")
+
+    def stop(self, timeout_usec: int, done: Done) -> None:
+        """Press the power button, and switch off after the timeout; at once where nobody listens.
+
+        `done` is called when the VM has ended.
+        """
+        self._awaits_end.append(done)
+        machine = self._machine
+        if machine is None:
+            self._switch_off(Result.STOPPED, "Stopped on request")
+            return
+        if self.status.state == State.PAUSED:
+            machine.resume()
+        if self.status.state != State.STOPPING:
+            self._enter(State.STOPPING)
+        if not machine.pm1.listens or timeout_usec == 0:
+            self._switch_off(Result.STOPPED, "Stopped on request; the guest has no power button")
+            return
+        machine.pm1.press_power_button()
+        if timeout_usec < FOREVER:
+            sentence = "Stopped on request; the guest did not obey its power button in time"
+            self._loop.call_later(
+                "stop", timeout_usec / 1e6, lambda: self._switch_off(Result.STOPPED, sentence)
+            )
+
+    def kill(self, done: Done) -> None:
+        """Switch off at once; `done` is called when the VM has ended."""
+        self._awaits_end.append(done)
+        self._switch_off(Result.KILLED, "Killed on request")
+
+    def reopen_log(self, fd: int) -> None:
+        """Write log lines into `fd` from now on."""
+        self.sinks.log.reopen(fd)
+
+    def _running(self, verb: str, *also: State) -> Machine:
+        if self._machine is None or self.status.state not in (State.RUNNING, *also):
+            raise WrongStateError(
+                f"VM '{self.name}' is {self.status.state}; only a running VM can {verb}"
+            )
+        return self._machine
+
+    def _switch_off(self, result: Result, sentence: str) -> None:
+        if self._machine is not None:
+            self._machine.end(result, sentence)
+        else:
+            self._end(Outcome(result, sentence))
+
+    # One boot
+
+    def _boot(self, began: int) -> None:
+        """Build the machine and let it run; what is wrong ends the VM and answers the start."""
+        assert self._equipment is not None
+        self._enter(State.STARTING)
+        self.ring.start_boot(time.monotonic_ns(), began)
+        try:
+            self._kvm = self._kvm or Kvm.open()
+            config = self._equipment.machine_config(self._kvm)
+            wakers = Wakers(self.sinks.eventfd, self.signals_eventfd)
+            self._machine = Machine(
+                self._kvm,
+                config,
+                self.ring,
+                wakers,
+                ended=lambda: os.eventfd_write(self._ended_eventfd, 1),
+                phase=self._phase,
+            )
+        except ChdebugdError as error:
+            self._start_failed(error)
+            return
+        except OSError as error:
+            self._start_failed(StartFailedError(f"The machine cannot be built: {error}"))
+            return
+        self._post(
+            MessageId.VM_STARTED,
+            f"VM '{self.name}' starts boot {self.ring.boot}",
+            INFO,
+            CPUS=str(config.cpus),
+            MEMORY=str(config.memory),
+        )
+        self._machine.start()
+        self._halt_check_after(HALT_CHECK_FIRST, 0)
+
+    def _start_failed(self, error: ChdebugdError) -> None:
+        if self._awaits_entry:
+            done, self._awaits_entry = self._awaits_entry, None
+            done(error)
+        self._end(Outcome(Result.START_FAILED, str(error)))
+
+    def _sink_has_read(self) -> None:
+        if self._machine is not None:
+            self._machine.sink_has_read()
+
+    def entered(self) -> None:
+        """Called at each wake-up of the sinks: vCPU 0 may just have entered the guest."""
+        if self.status.state != State.STARTING or not self.ring.first_entry_nsec:
+            return
+        self._phase("first-entry", self.ring.first_entry_nsec)
+        self._enter(State.RUNNING)
+        if self._awaits_entry:
+            done, self._awaits_entry = self._awaits_entry, None
+            done(None)
+
+    def _phase(self, phase: str, at: int | None = None) -> None:
+        elapsed = (at or time.monotonic_ns()) - self.ring.start_nsec
+        self._post(
+            MessageId.HOST_PHASE,
+            f"Host phase {phase} after {seconds(elapsed)} seconds",
+            DEBUG,
+            PHASE=phase,
+            ELAPSED=seconds(elapsed),
+            ELAPSED_NSEC=str(elapsed),
+        )
+
+    # The end of a boot
+
+    def _machine_ended(self) -> None:
+        os.eventfd_read(self._ended_eventfd)
+        machine, self._machine = self._machine, None
+        if machine is None:
+            return
+        self.entered()
+        machine.close()
+        assert machine.outcome is not None
+        self._loop.cancel("halt-check")
+        self._tell_stall()
+        if machine.outcome.result == Result.RESET and self.status.state != State.STOPPING:
+            self._next_boot(machine.outcome)
+        else:
+            self._loop.cancel("stop")
+            self._end(machine.outcome)
+
+    def _next_boot(self, outcome: Outcome) -> None:
+        self._post(
+            MessageId.VM_RESET,
+            f"{outcome.sentence}; boot {self.ring.boot + 1} follows",
+            INFO,
+            NEXT_BOOT=self.ring.boot_id(self.ring.boot + 1),
+            EVENTS=str(self.ring.boot_events()),
+        )
+        now = time.monotonic()
+        recent = self._recent_resets
+        hurry = len(recent) == RESETS_WATCHED and now - recent[0] < 1
+        recent.append(now)
+        self._loop.call_later(
+            "boot", RESET_DELAY if hurry else 0, lambda: self._boot(time.monotonic_ns())
+        )
+
+    def _tell_stall(self) -> None:
+        if self.ring.stalled_nsec:
+            usec = self.ring.stalled_nsec // 1000
+            self._post(
+                MessageId.VM_STALLED,
+                f"The guest waited {usec} us on a full event ring since its process began",
+                WARNING,
+                STALLED_USEC=str(usec),
+            )
+
+    def _end(self, outcome: Outcome) -> None:
+        self._loop.cancel("boot")
+        good = outcome.result in GOOD
+        state = State.STOPPED if good else State.FAILED
+        if self.status.state == State.CREATED:
+            self.status = replace(self.status, state=State.STARTING)
+        self._post(
+            MessageId.VM_STOPPED if good else MessageId.VM_FAILED,
+            f"VM '{self.name}' {state}: {outcome.sentence}",
+            INFO if good else ERR,
+            RESULT=outcome.result,
+            EVENTS=str(self.ring.boot_events()),
+            **outcome.fields,
+        )
+        self.status = replace(self.status, result=outcome.result, sentence=outcome.sentence)
+        self._enter(state)
+        if self._equipment:
+            self._equipment.close()
+        for done in self._awaits_end:
+            done(None)
+        self._awaits_end.clear()
+        self.sinks.finish(self._gone)
+
+    def _enter(self, state: State) -> None:
+        """Go to `state`, and tell the daemon and the journal."""
+        self.status = replace(self.status, state=check_step(State(self.status.state), state))
+        if self._equipment:
+            self.status = replace(self.status, terminals=self._equipment.terminals)
+        self._post(MessageId.VM_STATE, f"VM '{self.name}' is {state}", INFO, STATE=state)
+        self._report(self.status)
+
+    def _post(self, kind: MessageId, message: str, priority: int, **fields: str) -> None:
+        if self.sinks.journal:
+            self.sinks.journal.post(kind, message, priority, **fields)
+            self.sinks.wake()
+
+    # A guest that halted with interrupts off never comes back to tell
+
+    def _halt_check_after(self, delay: float, seen_nsec: int) -> None:
+        self._loop.call_later("halt-check", delay, lambda: self._check_halt(delay, seen_nsec))
+
+    def _check_halt(self, delay: float, seen_nsec: int) -> None:
+        """Look closer, which stops the vCPUs for a moment, only where they take no CPU time."""
+        machine = self._machine
+        if machine is None:
+            return
+        now_nsec = machine.cpu_nsec
+        if now_nsec != seen_nsec:
+            self._halt_check_after(min(2 * delay, HALT_CHECK_BUSY), now_nsec)
+            return
+        if self.status.state == State.RUNNING:
+            machine.end_if_dead_halted()
+        self._halt_check_after(min(2 * delay, HALT_CHECK_MAX), machine.cpu_nsec)

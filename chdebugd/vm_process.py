@@ -1,0 +1,172 @@
+"""The process of one VM: `chdebugd-vm NAME`. It owns /dev/kvm descriptors and no D-Bus.
+
+It binds RUNTIME_DIR/vm/NAME.sock, says that it is ready, and waits for a daemon. One daemon at a
+time talks to it; a new connection takes the old one's place, because daemons are restarted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+from dataclasses import asdict
+from pathlib import Path
+
+from chdebugd.control import Channel, Message, StartRequest, Status, close_all, error_message
+from chdebugd.errors import ChdebugdError, InvalidOptionError
+from chdebugd.state import ENDED, State
+from chdebugd.trace.ring import Ring
+from chdebugd.vm_life import VmLife
+from chdebugd.vm_loop import VmLoop
+from chdebugd.vmm.outcome import Result
+
+TERM_TIMEOUT_USEC = 10_000_000  # what a guest has after SIGTERM to obey its power button
+
+
+class VmProcess:
+    """The socket, the signals and the one VM behind them."""
+
+    def __init__(self, name: str, runtime_dir: Path) -> None:
+        self.loop = VmLoop()
+        self._path = runtime_dir / "vm" / f"{name}.sock"
+        self._channel: Channel | None = None
+        self._life = VmLife(name, self.loop, Ring.create(), self._report, self._gone)
+        self._life.sinks.on_wake = self._life.entered
+        self._listen()
+        self._watch_signals()
+
+    def _listen(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(self._path))
+        self._path.chmod(0o600)
+        self._listener.listen(4)
+        self.loop.add_reader(self._listener, self._accept)
+
+    def _watch_signals(self) -> None:
+        """Python's own handler writes the number of a signal into a socket the loop reads."""
+        self._signal_in, self._signal_out = socket.socketpair()
+        self._signal_in.setblocking(False)
+        self._signal_out.setblocking(False)
+        signal.set_wakeup_fd(self._signal_out.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        self.loop.add_reader(self._signal_in, self._signalled)
+
+    def _signalled(self) -> None:
+        self._signal_in.recv(64)
+        if self._life.status.state not in ENDED:
+            self._life.stop(TERM_TIMEOUT_USEC, lambda _: None)
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        channel = Channel(connection)
+        if channel.peer_uid() not in (0, os.getuid()):
+            channel.close()
+            return
+        self._hang_up()
+        self._channel = channel
+        self.loop.add_reader(channel, self._receive)
+        hello = {
+            "hello": asdict(self._life.status),
+            "pid": os.getpid(),
+            "keep": self._life.keep,
+        }
+        self._send(hello, [self._life.ring.fd, self._life.signals_eventfd])
+
+    def _hang_up(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel:
+            self.loop.remove(channel)
+            channel.close()
+
+    def _send(self, message: Message, fds: list[int] | None = None) -> None:
+        """A daemon that is gone or does not read finds out when it connects again."""
+        if self._channel:
+            try:
+                self._channel.send(message, fds)
+            except OSError:
+                self._hang_up()
+
+    def _report(self, status: Status) -> None:
+        self._send({"status": asdict(status)})
+
+    def _receive(self) -> None:
+        assert self._channel is not None
+        try:
+            received = self._channel.receive()
+        except BlockingIOError:
+            return
+        if received is None:
+            self._hang_up()
+            return
+        message, fds = received
+        request_id = message.pop("id", 0)
+        try:
+            self._request(request_id, str(message.pop("op", "")), message, fds)
+        except ChdebugdError as error:
+            self._answer(request_id, error)
+
+    def _request(self, request_id: int, op: str, message: Message, fds: list[int]) -> None:
+        def done(error: ChdebugdError | None) -> None:
+            self._answer(request_id, error)
+
+        match op:
+            case "start":
+                self._life.start(StartRequest.from_message(message), fds, done)
+            case "stop":
+                self._life.stop(int(message["timeout_usec"]), done)
+            case "kill":
+                self._life.kill(done)
+            case "reopen-log":
+                self._life.reopen_log(*fds)
+                done(None)
+            case "pause" | "resume" | "reset":
+                getattr(self._life, op)()
+                done(None)
+            case _:
+                close_all(fds)
+                raise InvalidOptionError(f"This VM process does not know '{op}'; restart the VM")
+
+    def _answer(self, request_id: int, error: ChdebugdError | None) -> None:
+        self._send({"id": request_id} | (error_message(error) if error else {}))
+
+    def _gone(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._hang_up()
+        self.loop.stop()
+
+    @property
+    def exit_status(self) -> int:
+        """1 where the VM failed after it had started; before that, the caller was told why."""
+        status = self._life.status
+        return int(status.state == State.FAILED and status.result != Result.START_FAILED)
+
+
+def tell_ready(ready_fd: int) -> None:
+    """To systemd (sd_notify(3)) or to the daemon that holds the other end of a pipe."""
+    if ready_fd >= 0:
+        os.close(ready_fd)
+    if path := os.environ.pop("NOTIFY_SOCKET", ""):
+        address = "\0" + path[1:] if path.startswith("@") else path
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
+            notify.sendto(b"READY=1", address)
+
+
+def main() -> int:
+    """Run one VM until it ends; the exit status is 0 where it ended well."""
+    parser = argparse.ArgumentParser(prog="chdebugd-vm", description=__doc__)
+    parser.add_argument("name", help="the VM's name")
+    parser.add_argument("--runtime-dir", type=Path, default=Path("/run/chdebugd"))
+    parser.add_argument("--ready-fd", type=int, default=-1, help="closed when the socket is there")
+    options = parser.parse_args()
+    process = VmProcess(options.name, options.runtime_dir)
+    tell_ready(options.ready_fd)
+    process.loop.run()
+    return process.exit_status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
