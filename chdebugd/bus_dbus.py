@@ -101,7 +101,8 @@ class GuardedWriter(_MessageWriter):  # type: ignore[misc]
 
     def _gather(self) -> list[memoryview]:
         """The front of the queue, up to the next message with descriptors."""
-        parts, size, offset = [], 0, self._offset
+        parts: list[memoryview] = []
+        size, offset = 0, self._offset
         for data, fds, _ in self._queue:
             if (fds and parts) or size > JOIN_LIMIT or len(parts) == 64:
                 break
@@ -131,9 +132,7 @@ class Bus(MessageBus):  # type: ignore[misc]
 
     def __init__(self, address: str | None) -> None:
         """`address` None is the system bus. Call inside the running loop."""
-        super().__init__(
-            bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=True
-        )
+        super().__init__(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
         self._writer = GuardedWriter(self)
 
     @property
@@ -144,8 +143,8 @@ class Bus(MessageBus):  # type: ignore[misc]
 
     def next_serial(self) -> int:
         """1 to 2^32 - 1, then again (D-Bus specification, message format)."""
-        self._serial = self._serial % SERIAL_MAX + 1
-        return int(self._serial)
+        self._serial: int = self._serial % SERIAL_MAX + 1
+        return self._serial
 
     async def _auth_readline(self) -> str:
         line = b""

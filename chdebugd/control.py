@@ -1,9 +1,9 @@
 """What the daemon and a VM process say to each other: JSON in SEQPACKET messages, with descriptors.
 
-    daemon -> VM process   {"id": 7, "op": "start", ...}          descriptors of the request's files
-    VM process -> daemon   {"hello": {...status}, "keep": {...}}  the ring, the eventfd of signals
-                           {"id": 7} or {"id": 7, "error": "InvalidImage", "message": "..."}
-                           {"status": {...}}                      at each change
+daemon -> VM process   {"id": 7, "op": "start", ...}          descriptors of the request's files
+VM process -> daemon   {"hello": {...status}, "keep": {...}}  the ring, the eventfd of signals
+                       {"id": 7} or {"id": 7, "error": "InvalidImage", "message": "..."}
+                       {"status": {...}}                      at each change
 """
 
 from __future__ import annotations

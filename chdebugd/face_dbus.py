@@ -117,9 +117,7 @@ def prop(
     return declare
 
 
-def writable(
-    getter: Callable[[Any], Any], setter: Callable[..., Any], action: str
-) -> None:
+def writable(getter: Callable[[Any], Any], setter: Callable[..., Any], action: str) -> None:
     """Let callers with `action` set the property of `getter`."""
     old: Property = getter.__dbus__  # type: ignore[attr-defined]
     new = Property(old.name, old.signature, old.emits, old.get, setter, action)

@@ -79,12 +79,13 @@ def _open_image(role: FileRole, path: Path) -> int:
         return os.open(path, flags | COMMON)
     except PermissionError:
         raise AccessDeniedError(
-            f"The daemon may not open '{path}' for {role.role}; make it readable for user chdebugd, "
-            "or hand over a descriptor"
+            f"The daemon may not open '{path}' for {role.role}; make it readable for user "
+            "chdebugd, or hand over a descriptor"
         ) from None
     except OSError as error:
         raise InvalidImageError(
-            f"Cannot open '{path}' for {role.role}: {error.strerror}; name a file the daemon can see"
+            f"Cannot open '{path}' for {role.role}: {error.strerror}; "
+            "name a file that the daemon can see"
         ) from None
 
 

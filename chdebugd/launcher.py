@@ -36,7 +36,7 @@ class ChildLauncher:
         command = [sys.executable, "-m", "chdebugd.vm_process", name]
         command += ["--runtime-dir", str(self._runtime_dir), "--ready-fd", str(ready_fd)]
         try:
-            self._children[name] = subprocess.Popen(
+            self._children[name] = subprocess.Popen(  # noqa: ASYNC220 - forks, waits for nothing
                 command, pass_fds=[ready_fd], start_new_session=True, stdin=subprocess.DEVNULL
             )
         except OSError as error:
@@ -61,10 +61,10 @@ class ChildLauncher:
 async def _wait_closed(fd: int) -> None:
     """Until the other end of the pipe is closed."""
     loop = asyncio.get_running_loop()
-    closed = loop.create_future()
-    loop.add_reader(fd, lambda: closed.done() or closed.set_result(None))
+    closed = asyncio.Event()
+    loop.add_reader(fd, closed.set)
     try:
-        await closed
+        await closed.wait()
     finally:
         loop.remove_reader(fd)
         os.close(fd)

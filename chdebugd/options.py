@@ -131,7 +131,9 @@ class _Parser:
         if value.signature == "h":
             return FileOption(role, None, int(value.value))
         if value.signature != "s":
-            raise self.error(key, f"has type '{value.signature}'; give a path 's' or descriptor 'h'")
+            raise self.error(
+                key, f"has type '{value.signature}'; give a path 's' or descriptor 'h'"
+            )
         if not value.value or "\0" in value.value:
             raise self.error(key, "is not a path; name a file")
         return FileOption(_named(role, value.value), value.value)
@@ -185,15 +187,14 @@ def _check_images(roles: set[str], parser: _Parser) -> None:
         raise parser.error("initrd", "needs a 'kernel'; give both")
 
 
-def _in_range(
-    parser: _Parser, key: str, signature: str, default: int, low: int, high: int
-) -> int:
+def _in_range(parser: _Parser, key: str, signature: str, default: int, low: int, high: int) -> int:
     value = int(parser.take(key, signature, default))
     if value < low:
         raise parser.error(key, f"is {value}; it must be at least {low}")
     if value > high:
         raise LimitExceededError(
-            f"Option '{key}' is {value}; the limit is {high} (see chdebugd.conf and the host's size)"
+            f"Option '{key}' is {value}; the limit is {high} "
+            "(see chdebugd.conf and the host's size)"
         )
     return value
 

@@ -43,7 +43,9 @@ class Recovery:
         try:
             left = ring.head - ring.position(Reader.JOURNAL)
             lost = await self._drain(ring, sink, log_sink)
-            text = f"{left - lost} events of VM '{vm.name}' came out of the ring of its dead process"
+            text = (
+                f"{left - lost} events of VM '{vm.name}' came out of the ring of its dead process"
+            )
             fields = {"RECOVERED": str(left - lost), "LOST": str(lost)}
             sink.post(MessageId.RECOVERED, text, WARNING, **fields)
             await self._drain(ring, sink, log_sink)
@@ -100,10 +102,10 @@ async def _wait_writable(journal: Journal) -> None:
         return
     loop = asyncio.get_running_loop()
     fd = os.dup(journal.fileno())
-    writable = loop.create_future()
-    loop.add_writer(fd, lambda: writable.done() or writable.set_result(None))
+    writable = asyncio.Event()
+    loop.add_writer(fd, writable.set)
     try:
-        await writable
+        await writable.wait()
     finally:
         loop.remove_writer(fd)
         close_all([fd])

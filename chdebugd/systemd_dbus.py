@@ -71,7 +71,8 @@ class SystemdLauncher:
         """The job may have ended before systemd's answer reached us."""
         if job in self._early:
             return self._early.pop(job)
-        future = self._jobs[job] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._jobs[job] = future
         return await future
 
     def _job_removed(self, message: Message) -> None:

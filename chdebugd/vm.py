@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,9 +143,9 @@ class VM:
         except OSError as error:
             del self._answers[self._last_id]
             raise StartFailedError(f"VM '{self.name}' does not listen: {error}; kill it") from None
-        error = error_of(await answer)
-        if error is not None:
-            raise error
+        refusal = error_of(await answer)
+        if refusal is not None:
+            raise refusal
 
     def _receive(self) -> None:
         assert self._channel is not None
@@ -237,9 +236,7 @@ class VM:
         """Look again soon where events came, so that a burst wakes us once; else sleep."""
         assert self.ring is not None
         loop = asyncio.get_running_loop()
-        if busy:
-            self._linger = loop.call_later(LINGER, self.pump)
-        elif not self.ring.sleep(Reader.SIGNALS):
+        if busy or not self.ring.sleep(Reader.SIGNALS):
             self._linger = loop.call_later(LINGER, self.pump)
 
     def events_after(self, seq: int, limit: int) -> list[Event]:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from chdebugd.control import FileRole, StartRequest, close_all
+from chdebugd.errors import LimitExceededError
+from chdebugd.text_output import FileText, JournalText, PtyText
 from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.journal import INFO, LEVELS, SOCKET, WARNING, Journal, MessageId
 from chdebugd.trace.sinks import JournalSink
-from chdebugd.text_output import FileText, JournalText, PtyText
 from chdebugd.vm_loop import VmLoop
 from chdebugd.vm_sinks import VmSinks
 from chdebugd.vmm.boot.demo import open_demo_guest
@@ -17,7 +18,6 @@ from chdebugd.vmm.boot.image import Image
 from chdebugd.vmm.boot.loader import BootSource
 from chdebugd.vmm.kvm import Kvm
 from chdebugd.vmm.machine import MachineConfig
-from chdebugd.errors import LimitExceededError
 
 IMAGES = ("kernel", "initrd", "firmware")
 TEXT_PORTS = ("serial", "debug-console", "firmware-debug")

@@ -151,7 +151,10 @@ def tell_ready(ready_fd: int) -> None:
         os.close(ready_fd)
     if path := os.environ.pop("NOTIFY_SOCKET", ""):
         address = "\0" + path[1:] if path.startswith("@") else path
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,
+            contextlib.suppress(OSError),
+        ):
             notify.sendto(b"READY=1", address)
 
 

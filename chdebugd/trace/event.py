@@ -24,9 +24,7 @@ RANGES = (
     (Component.CUSTOM, range(0x80, 0x100)),
 )
 
-COMPONENT_OF: tuple[str, ...] = tuple(
-    component.value for component, codes in RANGES for _ in codes
-)
+COMPONENT_OF: tuple[str, ...] = tuple(component.value for component, codes in RANGES for _ in codes)
 """The component's name by code, for all 256 codes."""
 
 TEXT_OF: tuple[str, ...] = tuple(

@@ -197,5 +197,3 @@ class LogSink:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-
-

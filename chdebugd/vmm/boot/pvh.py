@@ -8,9 +8,9 @@ from __future__ import annotations
 import struct
 
 from chdebugd.vmm.boot.e820 import memory_map
+from chdebugd.vmm.boot.elf import load
 from chdebugd.vmm.boot.image import Image
 from chdebugd.vmm.boot.initrd import load_cmdline, load_initrd
-from chdebugd.vmm.boot.elf import load
 from chdebugd.vmm.cpu import Flat32
 from chdebugd.vmm.layout import MEMMAP_ADDRESS, MODLIST_ADDRESS, START_INFO_ADDRESS
 from chdebugd.vmm.memory import GuestMemory

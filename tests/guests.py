@@ -1,0 +1,103 @@
+"""Guests in machine code, the assembly beside each byte, as flat 4 KiB ROMs."""
+
+from __future__ import annotations
+
+ROM_SIZE = 4096
+RESET_VECTOR = 0xFF0
+SHUTDOWN = (
+    b"\xba\x00\x06"  # mov $0x600, %dx
+    b"\xb0\x34"  # mov $0x34, %al
+    b"\xee"  # out %al, %dx
+    b"\xf4"  # hlt
+)
+CLI_HLT = (
+    b"\xfa"  # cli
+    b"\xf4"  # hlt
+)
+
+
+def rom(code: bytes) -> bytes:
+    """A ROM that runs `code` at f000:f000 in real mode, data segment at the ROM's start."""
+    prologue = (
+        b"\x8c\xc8"  # mov %cs, %ax        (the base stays 0xffff0000 for CS only)
+        b"\x31\xc0"  # xor %ax, %ax
+        b"\x8e\xd8"  # mov %ax, %ds
+        b"\x8e\xc0"  # mov %ax, %es
+    )
+    jump = b"\xe9\x0d\xf0"  # jmp f000:f000
+    body = prologue + code
+    assert len(body) <= RESET_VECTOR
+    return body.ljust(RESET_VECTOR, b"\xf4") + jump.ljust(ROM_SIZE - RESET_VECTOR, b"\xf4")
+
+
+def mark(*codes: int) -> bytes:
+    """Write each code to port 0x80."""
+    return b"".join(
+        bytes([0xB0, code])  # mov $code, %al
+        + b"\xe6\x80"  # out %al, $0x80
+        for code in codes
+    )
+
+
+def burst(count: int, code: int = 0x40) -> bytes:
+    """Write `code` to port 0x80 `count` times in a tight loop."""
+    return (
+        b"\x66\xb9"
+        + count.to_bytes(4, "little")  # mov $count, %ecx
+        + bytes([0xB0, code])  # mov $code, %al
+        + b"\xe6\x80"  # 1: out %al, $0x80
+        b"\x66\x49"  # dec %ecx
+        b"\x75\xfa"  # jnz 1b
+    )
+
+
+FOREVER = b"\xeb\xfe"  # 1: jmp 1b
+SLEEP = (
+    b"\xfb"  # sti
+    b"\xf4"  # 1: hlt
+    b"\xeb\xfd"  # jmp 1b
+)
+GDT = b"".join(
+    entry.to_bytes(8, "little")
+    for entry in (0, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF)  # null, 32-bit code, data
+)
+ROM_ADDRESS = 0xFFFF_F000
+PROLOGUE_SIZE = 8
+ENTRY_32 = PROLOGUE_SIZE + 29
+
+
+def protected(code: bytes) -> bytes:
+    """Real-mode code that goes to 32-bit protected mode, flat segments, and runs `code` there."""
+    gdt_pointer_at = 0x200
+    start = (
+        b"\x2e\x66\x0f\x01\x16"
+        + (0xF000 + gdt_pointer_at).to_bytes(2, "little")  # lgdtl %cs:pointer
+        + b"\x0f\x20\xc0"  # mov %cr0, %eax
+        b"\x0c\x01"  # or $1, %al
+        b"\x0f\x22\xc0"  # mov %eax, %cr0
+        b"\x66\xea" + (ROM_ADDRESS + ENTRY_32 - 6).to_bytes(4, "little") + b"\x08\x00"  # ljmpl
+        b"\x66\xb8\x10\x00"  # mov $0x10, %ax
+        b"\x8e\xd8"  # mov %ax, %ds
+    )
+    assert PROLOGUE_SIZE + len(start) == ENTRY_32
+    pointer = (len(GDT) - 1).to_bytes(2, "little")
+    pointer += (ROM_ADDRESS + gdt_pointer_at + 6).to_bytes(4, "little")
+    body = (start + code).ljust(gdt_pointer_at - PROLOGUE_SIZE, b"\xf4")
+    assert len(body) == gdt_pointer_at - PROLOGUE_SIZE
+    return body + pointer + GDT
+
+
+SHUTDOWN_32 = (
+    b"\x66\xba\x00\x06"  # mov $0x600, %dx
+    b"\xb0\x34"  # mov $0x34, %al
+    b"\xee"  # out %al, %dx
+)
+TRIPLE_FAULT = protected(
+    mark(0x42) + b"\x0f\x01\x1d\x00\x20\x00\x00"  # lidt 0x2000       (zero: the IDT has no entries)
+    b"\x31\xc9"  # xor %ecx, %ecx
+    b"\xf7\xf1"  # div %ecx
+)
+RUN_FROM_NOWHERE = protected(
+    mark(0x42) + b"\xb8\x00\x00\x00\xd0"  # mov $0xd0000000, %eax      (no memory there)
+    b"\xff\xe0"  # jmp *%eax
+)
