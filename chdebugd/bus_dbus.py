@@ -16,18 +16,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from dbus_next import BusType, Message, MessageType
-from dbus_next.aio import MessageBus
-from dbus_next.aio.message_bus import _MessageWriter
-
 from chdebugd.control import close_all
+from chdebugd.dbus_library import BusType, Message, MessageBus, MessageType, MessageWriter
 
 SERIAL_MAX = 0xFFFF_FFFF
 ROOM = 256 * 1024  # bytes in the queue; beyond them no further signals are made
 JOIN_LIMIT = 64 * 1024  # bytes that one send gathers
 
 
-class GuardedWriter(_MessageWriter):  # type: ignore[misc]
+class GuardedWriter(MessageWriter):  # type: ignore[misc]
     """A queue of marshalled messages in front of a non-blocking socket."""
 
     def __init__(self, bus: Any) -> None:

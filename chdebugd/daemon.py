@@ -9,11 +9,10 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbus_next import NameFlag, RequestNameReply
-
 from chdebugd import log as log_setup
 from chdebugd.bus_dbus import Bus
 from chdebugd.control import SOCKET_DIR
+from chdebugd.dbus_library import NameFlag, RequestNameReply
 from chdebugd.files import FileOpener
 from chdebugd.launcher import ChildLauncher, Launcher
 from chdebugd.limits import CONFIG, load_limits

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import struct
 
-from dbus_next import Message, Variant
-
 from chdebugd.bus_dbus import Bus
+from chdebugd.dbus_library import Message, Variant
 from chdebugd.face_dbus import Signal
 from chdebugd.trace.event import COMPONENT_OF, Event
 

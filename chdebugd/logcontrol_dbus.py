@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dbus_next import ErrorType
-
 from chdebugd import log
+from chdebugd.dbus_library import ErrorType
 from chdebugd.face_dbus import Face, prop, writable
 from chdebugd.server_dbus import CallRefusedError
 from chdebugd.trace.journal import IDENTIFIER

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbus_next import Variant
-
 from chdebugd import __version__
 from chdebugd.control import Status
+from chdebugd.dbus_library import Variant
 from chdebugd.event_dbus import EventSignals
 from chdebugd.face_dbus import Face, method, prop
 from chdebugd.manager import Manager

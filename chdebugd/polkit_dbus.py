@@ -6,9 +6,8 @@ import grp
 import os
 import pwd
 
-from dbus_next import Message, Variant
-
 from chdebugd.bus_dbus import Bus, CallError
+from chdebugd.dbus_library import Message, Variant
 from chdebugd.errors import AccessDeniedError
 from chdebugd.server_dbus import Call
 

@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dbus_next import ErrorType, Message, MessageFlag, MessageType, Variant
-
 from chdebugd.bus_dbus import Bus
 from chdebugd.control import close_all
+from chdebugd.dbus_library import ErrorType, Message, MessageFlag, MessageType, Variant
 from chdebugd.errors import PREFIX, ChdebugdError
 from chdebugd.face_dbus import Face, Method, Property, node_xml
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from dbus_next import Message, MessageType
-
 from chdebugd.bus_dbus import Bus, CallError
+from chdebugd.dbus_library import Message, MessageType
 from chdebugd.errors import StartFailedError
 
 SYSTEMD = "org.freedesktop.systemd1"

@@ -6,8 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from dbus_next import Variant
-
+from chdebugd.dbus_library import Variant
 from chdebugd.event_dbus import DEBUG_EVENT, INTERFACE, details
 from chdebugd.face_dbus import Face, method, prop
 from chdebugd.manager import Manager

@@ -1,0 +1,321 @@
+"""A private dbus-daemon with the shipped policy, a daemon on it, and a client with verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from chdebugd.dbus_library import Message, MessageBus, MessageType, Variant
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 30  # seconds for anything that must happen
+T = TypeVar("T")
+
+BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path={path}</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+  <include>{policy}</include>
+</busconfig>
+"""
+
+
+def shipped_policy(target: Path) -> Path:
+    """The policy of dbus/, for the user who runs the tests where chdebugd does not exist."""
+    text = (ROOT / "dbus" / "org.chdebugd1.conf").read_text()
+    me = subprocess.run(["id", "-un"], check=True, capture_output=True, text=True).stdout.strip()
+    target.write_text(re.sub(r'user="chdebugd"', f'user="{me}"', text))
+    return target
+
+
+@pytest.fixture
+def bus_address(tmp_path: Path) -> Iterator[str]:
+    path, config = tmp_path / "bus", tmp_path / "bus.conf"
+    tmp_path.chmod(0o755)
+    policy = shipped_policy(tmp_path / "org.chdebugd1.conf")
+    config.write_text(BUS_CONFIG.format(path=path, policy=policy))
+    command = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"]
+    with subprocess.Popen([*command, "--print-address=1"], stdout=subprocess.PIPE) as broker:
+        assert broker.stdout is not None
+        broker.stdout.readline()  # the address: it listens now
+        yield f"unix:path={path}"
+        broker.kill()
+
+
+class FakeJournald:
+    """journald's native socket, read by a thread; `stop` and `go` are SIGSTOP and SIGCONT."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._entries: list[dict[str, str]] = []
+        self._reads = threading.Lock()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while data := self._socket.recv(1 << 20):
+            with self._reads:
+                self._entries.append(parse_entry(data))
+
+    def stop(self) -> None:
+        """Read no more; one entry may still be taken."""
+        self._reads.acquire()
+
+    def go(self) -> None:
+        """Read again."""
+        self._reads.release()
+
+    def close(self) -> None:
+        if self._reads.locked():
+            self.go()
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def entries(self, **match: str) -> list[dict[str, str]]:
+        """All so far whose fields match."""
+        return [e for e in list(self._entries) if match.items() <= e.items()]
+
+
+def parse_entry(data: bytes) -> dict[str, str]:
+    """One datagram of the native protocol."""
+    fields = {}
+    while data:
+        line, _, data = data.partition(b"\n")
+        name, equals, value = line.partition(b"=")
+        if not equals:
+            size = int.from_bytes(data[:8], "little")
+            value, data = data[8 : 8 + size], data[9 + size :]
+        fields[name.decode()] = value.decode()
+    return fields
+
+
+@dataclass
+class Daemon:
+    """A chdebugd of ours; `start` may be called again after `stop`."""
+
+    address: str
+    runtime_dir: Path
+    log_dir: Path
+    journal: FakeJournald
+    config: Path
+    process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "chdebugd", "--bus", self.address]
+        command += ["--runtime-dir", str(self.runtime_dir), "--log-dir", str(self.log_dir)]
+        command += ["--journal", str(self.journal.path), "--config", str(self.config)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | self.environment
+        self.process = subprocess.Popen(command, env=environment)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(TIMEOUT)
+
+
+@pytest.fixture
+def daemon(bus_address: str, tmp_path: Path) -> Iterator[Daemon]:
+    for name in ("run", "log"):
+        (tmp_path / name).mkdir()
+    journal = FakeJournald(tmp_path / "journal")
+    config = tmp_path / "chdebugd.conf"
+    daemon = Daemon(bus_address, tmp_path / "run", tmp_path / "log", journal, config)
+    daemon.start()
+    yield daemon
+    end_vm_processes(daemon.runtime_dir)
+    journal.close()
+    if daemon.process is not None and daemon.process.poll() is None:
+        daemon.stop(signal.SIGKILL)
+
+
+def vm_pids(runtime_dir: Path) -> dict[str, int]:
+    """The VM processes of this runtime directory, by name."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if "chdebugd.vm_process" in words and str(runtime_dir) in words:
+            found[words[words.index("chdebugd.vm_process") + 1]] = int(entry.name)
+    return found
+
+
+def end_vm_processes(runtime_dir: Path) -> None:
+    for pid in vm_pids(runtime_dir).values():
+        os.kill(pid, signal.SIGKILL)
+
+
+MANAGER = ("/org/chdebugd1", "org.chdebugd1.Manager")
+VM = "org.chdebugd1.VM"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+
+
+class ErrorReply(Exception):
+    """A method answered with this error."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+        self.text = text
+
+
+class Client:
+    """A connection with verbs; collects all signals of chdebugd."""
+
+    def __init__(self, bus: MessageBus) -> None:
+        self.bus = bus
+        self.signals: list[Message] = []
+        self._came = asyncio.Event()
+        bus.add_message_handler(self._handle)
+
+    def _handle(self, message: Message) -> None:
+        if message.message_type == MessageType.SIGNAL:
+            self.signals.append(message)
+            self._came.set()
+
+    async def call(
+        self,
+        path: str,
+        interface: str | None,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        fds: list[int] | None = None,
+    ) -> Any:
+        """Results of a method: none, the one, or a list. Raises ErrorReply."""
+        message = Message(
+            destination="org.chdebugd1",
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=list(body),
+            unix_fds=fds or [],
+        )
+        async with asyncio.timeout(TIMEOUT):
+            reply = await self.bus.call(message)
+        assert reply is not None
+        if reply.message_type == MessageType.ERROR:
+            raise ErrorReply(reply.error_name, reply.body[0])
+        return reply.body[0] if len(reply.body) == 1 else reply.body or None
+
+    async def start_vm(self, name: str, fds: list[int] | None = None, **options: Variant) -> str:
+        given = {key.replace("_", "-"): value for key, value in options.items()}
+        path: str = await self.call(*MANAGER, "StartVM", "sa{sv}", name, given, fds=fds)
+        return path
+
+    async def get(self, path: str, name: str, interface: str = VM) -> Any:
+        return (await self.call(path, PROPERTIES, "Get", "ss", interface, name)).value
+
+    async def wait_for(self, condition: Callable[[], bool | Coroutine[Any, Any, bool]]) -> None:
+        """Until the condition holds; looks again whenever a signal comes, or soon."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                holds = condition()
+                if asyncio.iscoroutine(holds):
+                    holds = await holds
+                if holds:
+                    return
+                self._came.clear()
+                try:
+                    await asyncio.wait_for(self._came.wait(), 0.05)
+                except TimeoutError:
+                    continue
+
+    async def wait_state(self, path: str, *states: str) -> None:
+        async def reached() -> bool:
+            return await self.get(path, "State") in states
+
+        await self.wait_for(reached)
+
+    def events(self, path: str) -> list[list[Any]]:
+        """Bodies of the DebugEvent signals of an object, in the order they came."""
+        return [s.body for s in self.signals if s.path == path and s.member == "DebugEvent"]
+
+
+@asynccontextmanager
+async def connected(address: str) -> AsyncIterator[Client]:
+    """A client that hears chdebugd, once chdebugd owns its name."""
+    bus = await MessageBus(bus_address=address, negotiate_unix_fd=True).connect()
+    client = Client(bus)
+    rule = "type='signal',sender='org.chdebugd1'"
+    await bus.call(_bus_call("AddMatch", "s", rule))
+    await client.wait_for(lambda: _has_owner(bus))
+    try:
+        yield client
+    finally:
+        bus.disconnect()
+        await bus.wait_for_disconnect()
+        bus._stream.close()
+        bus._sock.close()
+
+
+async def _has_owner(bus: MessageBus) -> bool:
+    reply = await bus.call(_bus_call("NameHasOwner", "s", "org.chdebugd1"))
+    return bool(reply.body[0])
+
+
+def _bus_call(member: str, signature: str, *body: Any) -> Message:
+    name = "org.freedesktop.DBus"
+    return Message(
+        destination=name,
+        path="/org/freedesktop/DBus",
+        interface=name,
+        member=member,
+        signature=signature,
+        body=list(body),
+    )
+
+
+def story(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[[Daemon], None]:
+    """A test that is told as a coroutine with the daemon and a client on its bus."""
+
+    def run(daemon: Daemon) -> None:
+        async def told() -> None:
+            async with connected(daemon.address) as client:
+                await test(daemon, client)
+
+        asyncio.run(told())
+
+    run.__name__ = test.__name__
+    run.__doc__ = test.__doc__
+    return run
+
+
+def file_with(tmp_path: Path, data: bytes, name: str = "image") -> Path:
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
