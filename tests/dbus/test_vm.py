@@ -91,7 +91,7 @@ async def test_a_burst_beyond_the_ring_reaches_all_sinks(daemon: Daemon, client:
         firmware=firmware(daemon, burst(count) + SHUTDOWN),
         log_file=Variant("s", "burst.log"),
     )
-    entries = []
+    entries: list[dict[str, str]] = []
 
     def account_is_closed() -> bool:
         entries[:] = daemon.journal.entries(MESSAGE_ID=EVENT)

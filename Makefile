@@ -1,0 +1,46 @@
+# `make demo` shows what chdebugd does, `make test` runs all tests; both install what is missing.
+
+# Debian's own Python: the one that the package uses.
+PYTHON = /usr/bin/python3
+VENV ?= .cache/venv
+PY = $(VENV)/bin/python
+PYTEST = $(PY) -m pytest
+
+C_SOURCES = $(wildcard chdebugd/*/*.[ch] chdebugd/*/*/*.[ch]) chdebugd/vmm/boot/demo_guest.S
+BUILDERS = setup.py $(wildcard chdebugd/*/*_build.py)
+
+.PHONY: all deps build test unit lint deb clean
+
+all: build
+
+deps:
+	packaging/install-deps
+
+$(VENV)/ready: packaging/test-requirements.txt
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r packaging/test-requirements.txt
+	touch $@
+
+build: .cache/built
+
+# cffi writes its C beside the builders; what it wrote from these sources serves until they change.
+.cache/built: $(C_SOURCES) $(BUILDERS)
+	mkdir -p .cache
+	$(PYTHON) setup.py --quiet build_ext --inplace --force
+	touch $@
+
+test: deps build $(VENV)/ready
+	$(PYTEST)
+
+unit: build $(VENV)/ready
+	$(PYTEST) tests/unit
+
+lint: build $(VENV)/ready
+	$(PYTEST) tests/style
+
+deb:
+	packaging/build-deb
+
+clean:
+	rm -rf .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	git clean -fqX chdebugd tests
