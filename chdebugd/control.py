@@ -120,6 +120,8 @@ class StartRequest:
     log_level: str = "debug"
     code_map: str = ""
     on_full: str = "wait"
+    requested_nsec: int = 0
+    """CLOCK_MONOTONIC when the daemon took up the request; 0 where nobody asked."""
     journal: str = ""
     """Path of journald's socket where it is not the usual one."""
     keep: dict[str, Any] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -93,10 +94,12 @@ class Manager:
 
     async def start_vm(self, name: str, options: VmOptions, fds: list[int], owner: int) -> VM:
         """Make a VM and boot it; all or nothing. `fds` stay the caller's."""
+        requested_nsec = time.monotonic_ns()
         check_name(name)
         self._check_room(name, owner)
         files = self._opener.open_all(options.files, fds)
         vm = self.vms[name] = VM(name, options, self, owner)
+        vm.requested_nsec = requested_nsec
         self._files[name] = files
         try:
             await self._boot(vm)
@@ -123,6 +126,7 @@ class Manager:
         """Boot a VM that has ended; raises WrongStateError."""
         if not vm.has_ended:
             raise WrongStateError(f"VM '{vm.name}' is {vm.state}; only an ended VM can start")
+        vm.requested_nsec = time.monotonic_ns()
         self._files[vm.name] = self._reopen(vm)
         await self._boot(vm)
 
@@ -151,6 +155,7 @@ class Manager:
             vm.options.request,
             files=tuple(file.role for file in files),
             journal=self._journal,
+            requested_nsec=vm.requested_nsec,
             keep=self._records.keepsake(vm),
         )
         await vm.start(request, [file.fd for file in files])

@@ -65,6 +65,7 @@ class VM:
         self.name = name
         self.options = options
         self.owner = owner
+        self.requested_nsec = 0
         self.status = Status()
         self.ring: Ring | None = None
         self.boots_before = 0

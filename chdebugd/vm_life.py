@@ -61,6 +61,7 @@ class VmLife:
         self._kvm: Kvm | None = None
         self._machine: Machine | None = None
         self._equipment: Equipment | None = None
+        self._about_start: dict[str, str | int] = {}
         self._awaits_entry: Done | None = None
         self._awaits_end: list[Done] = []
         self._recent_resets: deque[float] = deque(maxlen=RESETS_WATCHED)
@@ -78,6 +79,7 @@ class VmLife:
         self.ring.set_drop_when_full(request.on_full == "drop")
         self._awaits_entry = done
         init_kick()
+        self._about_start = {"CODE_MAP": request.code_map, "REQUESTED_NSEC": request.requested_nsec}
         self._boot(began)
 
     def pause(self) -> None:
@@ -174,6 +176,8 @@ class VmLife:
             INFO,
             CPUS=str(config.cpus),
             MEMORY=str(config.memory),
+            START_NSEC=str(self.ring.start_nsec),
+            **{name: str(value) for name, value in self._about_start.items() if value},
         )
         self._machine.start()
         self._halt_check_after(HALT_CHECK_FIRST, 0)
@@ -228,6 +232,7 @@ class VmLife:
             self._end(machine.outcome)
 
     def _next_boot(self, outcome: Outcome) -> None:
+        self._about_start.pop("REQUESTED_NSEC", None)
         self._post(
             MessageId.VM_RESET,
             f"{outcome.sentence}; boot {self.ring.boot + 1} follows",

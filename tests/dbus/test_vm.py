@@ -24,6 +24,7 @@ from tests.guests import (
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
 
 EVENT = "a1c7b8d2e0f74b7f9d5f3c6e80de0001"
+STARTED = "a1c7b8d2e0f74b7f9d5f3c6e80de0002"
 DEMO_CODES = [0x00, 0x01, 0x20, 0x21, 0x40, 0x41, 0x60, 0x61, 0x80, 0xFF]
 
 
@@ -81,6 +82,21 @@ async def test_an_entry_has_all_its_fields(daemon: Daemon, client: Client) -> No
     [line] = log_lines(daemon, "a.log")
     assert line.startswith("chdebugd: ")
     assert line.endswith(f"ms: DEBUG:vmm/debug_port -- {entry['MESSAGE']}")
+
+
+@story
+async def test_the_start_entry_says_when_it_was_asked_for(daemon: Daemon, client: Client) -> None:
+    guest = firmware(daemon, mark(0x40) + SLEEP)
+    path = await client.start_vm("fw0", firmware=guest, code_map=Variant("s", "cloud-hypervisor"))
+    await client.call(path, "org.chdebugd1.VM", "Reset")
+    await client.wait_for(lambda: len(daemon.journal.entries(MESSAGE_ID=STARTED)) == 2)
+
+    first, second = daemon.journal.entries(MESSAGE_ID=STARTED)
+
+    assert int(first["REQUESTED_NSEC"]) < int(first["START_NSEC"]) < int(second["START_NSEC"])
+    assert int(second["START_NSEC"]) // 1000 == await client.get(path, "StartTimestampMonotonic")
+    assert first["CODE_MAP"] == second["CODE_MAP"] == "cloud-hypervisor"
+    assert "REQUESTED_NSEC" not in second  # nobody asked for the reset's boot
 
 
 @story
