@@ -4,7 +4,7 @@
 #define CHD_READER_LOG ...
 #define CHD_READER_SIGNALS ...
 
-struct chd_record {
+struct chd_event {
         ...;
 };
 
@@ -20,7 +20,7 @@ struct chd_ring {
 };
 
 static uint64_t chd_ring_size(void);
-static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_record *out, int max,
+static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_event *out, int max,
                          uint64_t *lost);
 static int chd_ring_sleep(struct chd_ring *ring, int reader);
 static void chd_ring_start_boot(struct chd_ring *ring, uint64_t start_nsec, uint64_t log_nsec);

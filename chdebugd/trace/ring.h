@@ -5,12 +5,16 @@
  *
  * - Producers take a ticket by compare-and-swap, so records of several vCPUs
  *   never meet. A record is whole when its `ticket` field holds position + 1;
- *   that field is stored last, and cleared first when a slot is used again.
+ *   that field is stored last, and cleared first when a slot is used again. The
+ *   fields between are stored with release and loaded with acquire, so that a
+ *   reader who finds the same ticket before and after them has all of one event.
  * - The journal and the log file are durable readers: a producer never
  *   overwrites what they have not read. The signals reader is not: it may be
  *   lapped, sees so by the ticket, and counts what it skipped.
- * - A reader that found nothing says that it sleeps; the next producer writes
- *   its eventfd. A burst costs one such write.
+ * - A reader that found nothing says that it sleeps, then looks at the head once
+ *   more; a producer moves the head, then looks who sleeps, and writes its
+ *   eventfd. All four are sequentially consistent, so one of the two sees the
+ *   other. A burst costs one such write.
  *
  * The memory may be written by a process that a guest has taken over, so a
  * reader uses nothing from it as an index or a length: the capacity is fixed.
@@ -30,10 +34,21 @@
 enum { CHD_READER_JOURNAL, CHD_READER_LOG, CHD_READER_SIGNALS, CHD_READERS };
 
 struct chd_record {
-        _Atomic uint64_t ticket; /* its position + 1 once whole */
-        uint64_t elapsed_nsec;   /* since the start of its boot */
-        uint64_t seq;            /* from 1 in each boot */
-        uint32_t boot;           /* from 1 */
+        _Atomic uint64_t ticket;       /* its position + 1 once whole */
+        _Atomic uint64_t elapsed_nsec; /* since the start of its boot */
+        _Atomic uint64_t seq;          /* from 1 in each boot */
+        _Atomic uint32_t boot;         /* from 1 */
+        _Atomic uint16_t vcpu;
+        _Atomic uint8_t code;
+        uint8_t unused;
+};
+
+/* A record as a reader hands it on. */
+struct chd_event {
+        uint64_t ticket;
+        uint64_t elapsed_nsec;
+        uint64_t seq;
+        uint32_t boot;
         uint16_t vcpu;
         uint8_t code;
         uint8_t unused;
@@ -66,6 +81,9 @@ struct chd_ring {
         struct chd_record records[CHD_RING_CAPACITY];
 };
 
+#define chd_load(field) atomic_load_explicit(field, memory_order_acquire)
+#define chd_store(field, value) atomic_store_explicit(field, value, memory_order_release)
+
 static inline uint64_t chd_now(void)
 {
         struct timespec ts;
@@ -82,10 +100,8 @@ static inline struct chd_record *chd_slot(struct chd_ring *ring, uint64_t ticket
 /* What both durable readers have behind them. */
 static inline uint64_t chd_ring_durable(struct chd_ring *ring)
 {
-        uint64_t journal = atomic_load_explicit(&ring->readers[CHD_READER_JOURNAL].position,
-                                                memory_order_acquire);
-        uint64_t log = atomic_load_explicit(&ring->readers[CHD_READER_LOG].position,
-                                            memory_order_acquire);
+        uint64_t journal = chd_load(&ring->readers[CHD_READER_JOURNAL].position);
+        uint64_t log = chd_load(&ring->readers[CHD_READER_LOG].position);
 
         return journal < log ? journal : log;
 }
@@ -107,13 +123,12 @@ static inline int chd_ring_put(struct chd_ring *ring, uint16_t vcpu, uint8_t cod
 
         record = chd_slot(ring, ticket);
         atomic_store_explicit(&record->ticket, 0, memory_order_relaxed);
-        atomic_thread_fence(memory_order_release);
-        record->elapsed_nsec = now - ring->start_nsec;
-        record->seq = ticket - ring->first_ticket + 1;
-        record->boot = ring->boot;
-        record->vcpu = vcpu;
-        record->code = code;
-        atomic_store_explicit(&record->ticket, ticket + 1, memory_order_release);
+        chd_store(&record->elapsed_nsec, now - ring->start_nsec);
+        chd_store(&record->seq, ticket - ring->first_ticket + 1);
+        chd_store(&record->boot, ring->boot);
+        chd_store(&record->vcpu, vcpu);
+        chd_store(&record->code, code);
+        chd_store(&record->ticket, ticket + 1);
         return 1;
 }
 
@@ -128,15 +143,14 @@ static inline void chd_ring_tell(int eventfd)
 
 static inline void chd_ring_wake_one(struct chd_ring *ring, int reader, int eventfd)
 {
-        if (atomic_load_explicit(&ring->readers[reader].asleep, memory_order_relaxed) &&
+        if (atomic_load(&ring->readers[reader].asleep) &&
             atomic_exchange(&ring->readers[reader].asleep, 0))
                 chd_ring_tell(eventfd);
 }
 
-/* Wake the readers that sleep; the fence pairs with the one in chd_ring_sleep. */
+/* Wake the readers that sleep; call after chd_ring_put moved the head. */
 static inline void chd_ring_wake(struct chd_ring *ring, int sinks, int signals)
 {
-        atomic_thread_fence(memory_order_seq_cst);
         chd_ring_wake_one(ring, CHD_READER_JOURNAL, sinks);
         chd_ring_wake_one(ring, CHD_READER_LOG, sinks);
         chd_ring_wake_one(ring, CHD_READER_SIGNALS, signals);

@@ -163,7 +163,7 @@ class Ring:
     def copy(self, position: int, limit: int = BATCH) -> tuple[list[Event], int]:
         """Up to `limit` whole events from `position` on, and how many before them are lost."""
         count = min(limit, BATCH)
-        records = ffi.new("struct chd_record[]", count)
+        records = ffi.new("struct chd_event[]", count)
         lost = ffi.new("uint64_t *")
         n = lib.chd_ring_copy(self._c, position, records, count, lost)
         data = ffi.buffer(records, n * _RECORD.size)

@@ -2,8 +2,6 @@
  *
  * What readers of the event ring need; see ring.h for the rules.
  */
-#include <string.h>
-
 #include "ring.h"
 
 static uint64_t chd_ring_size(void)
@@ -11,13 +9,25 @@ static uint64_t chd_ring_size(void)
         return sizeof(struct chd_ring);
 }
 
+/* Copy the record of `ticket`. Returns 0 where it was overwritten meanwhile. */
+static int chd_record_copy(struct chd_record *record, uint64_t ticket, struct chd_event *out)
+{
+        out->elapsed_nsec = chd_load(&record->elapsed_nsec);
+        out->seq = chd_load(&record->seq);
+        out->boot = chd_load(&record->boot);
+        out->vcpu = chd_load(&record->vcpu);
+        out->code = chd_load(&record->code);
+        out->ticket = ticket;
+        return atomic_load_explicit(&record->ticket, memory_order_relaxed) == ticket;
+}
+
 /* Copy whole records from `position` on, at most `max`, and return how many.
  * `*lost` says how many before them were overwritten; it is at most what the
  * head has moved on. The position itself stays as it is. */
-static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_record *out, int max,
+static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_event *out, int max,
                          uint64_t *lost)
 {
-        uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);
+        uint64_t head = chd_load(&ring->head);
         int count = 0;
 
         *lost = 0;
@@ -27,7 +37,7 @@ static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_re
         }
         while (count < max && position < head) {
                 struct chd_record *record = chd_slot(ring, position);
-                uint64_t ticket = atomic_load_explicit(&record->ticket, memory_order_acquire);
+                uint64_t ticket = chd_load(&record->ticket);
 
                 if (ticket != position + 1) {
                         if (ticket <= position || count)
@@ -36,9 +46,7 @@ static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_re
                         ++*lost;
                         continue;
                 }
-                memcpy(&out[count], record, sizeof(*out));
-                atomic_thread_fence(memory_order_acquire);
-                if (atomic_load_explicit(&record->ticket, memory_order_relaxed) == ticket) {
+                if (chd_record_copy(record, ticket, &out[count])) {
                         count++;
                         position++;
                 }
@@ -52,7 +60,6 @@ static int chd_ring_sleep(struct chd_ring *ring, int reader)
         struct chd_reader *r = &ring->readers[reader];
 
         atomic_store(&r->asleep, 1);
-        atomic_thread_fence(memory_order_seq_cst);
         if (atomic_load(&ring->head) == atomic_load(&r->position))
                 return 1;
         atomic_store(&r->asleep, 0);
@@ -80,7 +87,7 @@ static uint64_t chd_ring_position(struct chd_ring *ring, int reader)
 
 static void chd_ring_move(struct chd_ring *ring, int reader, uint64_t position)
 {
-        atomic_store_explicit(&ring->readers[reader].position, position, memory_order_release);
+        chd_store(&ring->readers[reader].position, position);
 }
 
 static uint64_t chd_ring_dropped(struct chd_ring *ring)

@@ -1,0 +1,82 @@
+"""The event ring: its rules under load and sanitizers, and what Python makes of it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chdebugd.trace.ring import CAPACITY, Reader, Ring
+
+TRACE = Path(__file__).parents[2] / "chdebugd" / "trace"
+RACE = Path(__file__).with_name("ring_race.c")
+CFLAGS = ["-std=gnu11", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
+# The thread sanitizer knows few address layouts; setarch gives it one that it knows.
+SAME_LAYOUT = ["setarch", "--addr-no-randomize"]
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    ring = Ring.create()
+    ring.start_boot(0, 0)
+    yield ring
+    ring.close()
+
+
+@pytest.mark.parametrize(
+    "sanitizers",
+    [[], ["-fsanitize=thread"], ["-fsanitize=address,undefined", "-fno-sanitize-recover"]],
+    ids=["plain", "thread", "address"],
+)
+def test_producers_and_readers_race_and_every_rule_of_the_ring_holds(
+    sanitizers: list[str], tmp_path: Path
+) -> None:
+    program = tmp_path / "ring_race"
+    command = ["gcc", *CFLAGS, *sanitizers, f"-I{TRACE}", str(RACE), "-pthread"]
+    subprocess.run([*command, "-o", str(program)], check=True)
+    producers, events = 4, CAPACITY  # four times round the ring
+
+    race = subprocess.run(
+        [*SAME_LAYOUT, str(program), str(producers), str(events)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (race.returncode, race.stderr) == (0, "")
+    assert 0 < int(race.stdout) < producers * events, "the slow reader was never lapped"
+
+
+def test_a_full_ring_takes_no_more_until_both_durable_readers_moved(ring: Ring) -> None:
+    for _ in range(CAPACITY):
+        assert ring.write(0x40)
+
+    assert not ring.write(0x41)
+    ring.move(Reader.JOURNAL, 1)
+    assert not ring.write(0x41)
+    ring.move(Reader.LOG, 1)
+    assert ring.write(0x41)
+    assert ring.head == CAPACITY + 1
+
+
+def test_a_full_ring_that_drops_counts_what_it_drops(ring: Ring) -> None:
+    ring.set_drop_when_full(True)
+
+    for _ in range(CAPACITY + 3):
+        assert ring.write(0x40)
+
+    assert (ring.head, ring.dropped) == (CAPACITY, 3)
+
+
+def test_a_reader_that_was_lapped_is_told_how_many_it_lost(ring: Ring) -> None:
+    for at in range(CAPACITY + 5):
+        ring.move(Reader.JOURNAL, at)
+        ring.move(Reader.LOG, at)
+        ring.write(at % 256)
+
+    events, lost = ring.copy(0)
+
+    assert lost == 5
+    assert (events[0].ticket, events[0].code) == (6, 5)
