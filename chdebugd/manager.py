@@ -242,7 +242,7 @@ class Manager:
         if await self._is_alive(vm):
             return
         if not vm.has_ended and vm.state != State.CREATED:
-            vm.set_ended(Result.PROCESS_DIED, "The VM process ended without saying why")
+            vm.set_ended(*_why_died(vm))
         if vm.ring is not None:
             await self._recovery.recover(vm, self._log_fd(vm))
             vm.pump()
@@ -299,3 +299,15 @@ class Manager:
         except ChdebugdError as error:
             log.warning("The log file of VM '%s' cannot be reopened: %s", vm.name, error)
             return []
+
+
+def _why_died(vm: VM) -> tuple[Result, str]:
+    """What the ring tells of the end of a process that could not speak."""
+    call = vm.ring.forbidden_call if vm.ring else None
+    if call is None:
+        return Result.PROCESS_DIED, "The VM process ended without saying why"
+    return (
+        Result.FORBIDDEN_CALL,
+        f"A vCPU thread was ended at system call {call}, which its filter forbids; "
+        "suspect the guest, and report this as a bug",
+    )

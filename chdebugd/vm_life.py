@@ -183,10 +183,14 @@ class VmLife:
         self._halt_check_after(HALT_CHECK_FIRST, 0)
 
     def _start_failed(self, error: ChdebugdError) -> None:
-        if self._awaits_entry:
-            done, self._awaits_entry = self._awaits_entry, None
-            done(error)
+        self._answer_start(error)
         self._end(Outcome(Result.START_FAILED, str(error)))
+
+    def _answer_start(self, answer: ChdebugdError | None) -> None:
+        """Once; nothing where the start is answered."""
+        done, self._awaits_entry = self._awaits_entry, None
+        if done:
+            done(answer)
 
     def _sink_has_read(self) -> None:
         if self._machine is not None:
@@ -198,9 +202,7 @@ class VmLife:
             return
         self._phase("first-entry", self.ring.first_entry_nsec)
         self._enter(State.RUNNING)
-        if self._awaits_entry:
-            done, self._awaits_entry = self._awaits_entry, None
-            done(None)
+        self._answer_start(None)
 
     def _phase(self, phase: str, at: int | None = None) -> None:
         elapsed = (at or time.monotonic_ns()) - self.ring.start_nsec
@@ -276,6 +278,7 @@ class VmLife:
         self._enter(state)
         if self._equipment:
             self._equipment.close()
+        self._answer_start(StartFailedError(outcome.sentence))
         for done in self._awaits_end:
             done(None)
         self._awaits_end.clear()

@@ -31,6 +31,7 @@ static uint64_t chd_ring_dropped(struct chd_ring *ring);
 static uint64_t chd_ring_stalled_nsec(struct chd_ring *ring);
 static uint64_t chd_ring_skip(struct chd_ring *ring, uint64_t count);
 static uint64_t chd_ring_first_entry_nsec(struct chd_ring *ring);
+static uint32_t chd_ring_forbidden_call(struct chd_ring *ring);
 static int chd_ring_last_code(struct chd_ring *ring);
 static int chd_ring_write(struct chd_ring *ring, int vcpu, int code, int wake_sinks,
                           int wake_signals);

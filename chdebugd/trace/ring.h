@@ -76,6 +76,7 @@ struct chd_ring {
         _Atomic uint64_t stalled_nsec;
         _Atomic uint64_t skipped; /* signals that were never sent; the daemon counts */
         _Atomic uint8_t last_code;
+        _Atomic uint32_t forbidden_call; /* the system call that ended the process, + 1; 0: none */
 
         struct chd_reader readers[CHD_READERS];
         struct chd_record records[CHD_RING_CAPACITY];

@@ -140,6 +140,12 @@ class Ring:
         """The last byte that landed on port 0x80, as a read of the port returns it."""
         return int(lib.chd_ring_last_code(self._c))
 
+    @property
+    def forbidden_call(self) -> int | None:
+        """The number of the system call for which a vCPU thread's filter ended the process."""
+        number = int(lib.chd_ring_forbidden_call(self._c))
+        return number - 1 if number else None
+
     def set_drop_when_full(self, drop: bool) -> None:
         """Count and drop events that find the ring full, instead of making the guest wait."""
         self._c.drop_when_full = drop

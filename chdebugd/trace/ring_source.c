@@ -110,6 +110,11 @@ static uint64_t chd_ring_first_entry_nsec(struct chd_ring *ring)
         return atomic_load(&ring->first_entry_nsec);
 }
 
+static uint32_t chd_ring_forbidden_call(struct chd_ring *ring)
+{
+        return atomic_load(&ring->forbidden_call);
+}
+
 static int chd_ring_last_code(struct chd_ring *ring)
 {
         return atomic_load(&ring->last_code);

@@ -177,6 +177,7 @@ struct chd_msrs {
 #define CHD_EXITED ...
 #define CHD_KICKED ...
 #define CHD_RING_FULL ...
+#define CHD_EXIT_FORBIDDEN ...
 
 struct kvm_run;
 struct chd_ring;
@@ -208,5 +209,6 @@ static int chd_ioctl(int fd, unsigned long request, void *argument);
 static int chd_ioctl_value(int fd, unsigned long request, unsigned long argument);
 static int chd_kick_init(void);
 static void chd_vcpu_claim(struct chd_vcpu *vcpu);
+static int chd_vcpu_confine(struct chd_vcpu *vcpu);
 static int chd_vcpu_kick(struct chd_vcpu *vcpu);
 static int chd_vcpu_run(struct chd_vcpu *vcpu);

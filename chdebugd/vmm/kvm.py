@@ -20,6 +20,7 @@ DEVICE = "/dev/kvm"
 EXITED: int = lib.CHD_EXITED
 KICKED: int = lib.CHD_KICKED
 RING_FULL: int = lib.CHD_RING_FULL
+EXIT_FORBIDDEN: int = lib.CHD_EXIT_FORBIDDEN
 
 NEEDED = {
     "KVM_CAP_IRQCHIP": lib.KVM_CAP_IRQCHIP,
@@ -216,6 +217,10 @@ class VcpuFd(_Fd):
     def claim(self) -> None:
         """Say that the calling thread runs this vCPU; before any kick."""
         lib.chd_vcpu_claim(self._c)
+
+    def confine(self) -> None:
+        """Put the calling thread under the filter of filter.h, for good; after `connect`."""
+        check(lib.chd_vcpu_confine(self._c), "seccomp")
 
     def run(self) -> int:
         """Run the guest until EXITED (see `exit`), KICKED or RING_FULL. The GIL is free."""

@@ -12,7 +12,8 @@ builder.cdef((HERE / "kvm.cdef.h").read_text())
 builder.set_source(
     "chdebugd.vmm._kvm",
     (HERE / "kvm_source.c").read_text(),
-    include_dirs=[str(TRACE)],
-    depends=[str(TRACE / "ring.h")],
+    include_dirs=[str(HERE), str(TRACE)],
+    depends=[str(HERE / "filter.h"), str(TRACE / "ring.h")],
+    libraries=["seccomp"],
     extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-Werror"],
 )

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "filter.h"
 #include "ring.h"
 
 #define CHD_DEBUG_PORT 0x80
@@ -95,6 +96,12 @@ static int chd_kick_init(void)
 static void chd_vcpu_claim(struct chd_vcpu *vcpu)
 {
         vcpu->thread = pthread_self();
+}
+
+/* Leave the calling thread no system call that a vCPU does not need. Returns 0 or -errno. */
+static int chd_vcpu_confine(struct chd_vcpu *vcpu)
+{
+        return chd_confine(vcpu->ring);
 }
 
 /* Make chd_vcpu_run return CHD_KICKED, now or at its next entry (api.rst, immediate_exit). */

@@ -27,6 +27,8 @@ class Result(StrEnum):
     UNEXPECTED_EXIT = "unexpected-exit"
     DEVICE_ERROR = "device-error"
     """A device model failed; a bug of chdebugd."""
+    FORBIDDEN_CALL = "forbidden-call"
+    """A vCPU thread made a system call that its filter forbids: a bug, or a break-out."""
     START_FAILED = "start-failed"
     PROCESS_DIED = "process-died"
     """The VM process ended without saying why."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
+from traceback import walk_tb
 from typing import Self
 
 from chdebugd.vmm import kvm
@@ -95,18 +95,13 @@ class Vcpu:
         self.fd.claim()
         self._claimed.set()
         try:
+            self.fd.confine()
             self._loop()
         except OSError as error:
             self._finish(Outcome(Result.UNEXPECTED_EXIT, f"vCPU {self.fd.index}: {error}"))
         except Exception as error:
-            where = traceback.format_exc()
-            self._finish(
-                Outcome(
-                    Result.DEVICE_ERROR,
-                    f"A device model failed on {error!r}; please report this bug",
-                    {"TRACEBACK": where},
-                )
-            )
+            sentence = f"A device model failed on {error!r}; please report this bug"
+            self._finish(Outcome(Result.DEVICE_ERROR, sentence, {"TRACEBACK": _where(error)}))
 
     def _loop(self) -> None:
         while self._gate.is_open or self._gate.pass_through():
@@ -175,3 +170,11 @@ class Vcpu:
                 "INSTRUCTION_BYTES": instruction,
             },
         )
+
+
+def _where(error: Exception) -> str:
+    """A line a frame, innermost last; traceback would open source files under the filter."""
+    return "\n".join(
+        f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
+        for frame, line in walk_tb(error.__traceback__)
+    )

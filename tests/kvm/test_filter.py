@@ -1,0 +1,48 @@
+"""The seccomp filter of a vCPU thread: what a guest that broke out could still do."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from chdebugd.vmm.kvm import EXIT_FORBIDDEN
+
+pytestmark = pytest.mark.kvm
+TIMEOUT = 60
+
+# By their numbers on x86-64 (arch/x86/entry/syscalls/syscall_64.tbl).
+FORBIDDEN = {
+    "open": 257,  # openat
+    "socket": 41,
+    "execve": 59,
+    "fork": 56,  # clone
+    "kill": 62,
+    "prctl": 157,
+    "executable memory": 9,  # mmap
+    "new vm": 16,  # ioctl
+}
+
+
+def run_guest(call: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.kvm.confined_guest", call]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of x86-64")
+@pytest.mark.parametrize("call", FORBIDDEN)
+def test_a_call_that_no_vcpu_needs_ends_the_process(call: str) -> None:
+    ended = run_guest(call)
+
+    assert ended.returncode == EXIT_FORBIDDEN
+    assert f"a vCPU thread was ended at system call {FORBIDDEN[call]}," in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_the_same_guest_runs_to_its_end_without_such_a_call() -> None:
+    ended = run_guest("nothing")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "SHUTDOWN" in ended.stdout
