@@ -18,7 +18,8 @@ from chdebugd.launcher import ChildLauncher, Launcher
 from chdebugd.limits import CONFIG, load_limits
 from chdebugd.logcontrol_dbus import LOG_CONTROL_PATH, LogControlFace
 from chdebugd.manager import Manager
-from chdebugd.manager_dbus import MANAGER_PATH, BusWatcher, ManagerFace
+from chdebugd.manager_dbus import BusWatcher, ManagerFace
+from chdebugd.object_path import MANAGER_PATH
 from chdebugd.polkit_dbus import Authority
 from chdebugd.server_dbus import Server
 from chdebugd.systemd_dbus import SystemdLauncher

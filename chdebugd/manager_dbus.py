@@ -14,15 +14,15 @@ from chdebugd.dbus_library import Variant
 from chdebugd.event_dbus import EventSignals
 from chdebugd.face_dbus import Face, method, prop
 from chdebugd.manager import Manager
+from chdebugd.object_path import vm_path
 from chdebugd.options import Value, check_name, parse_options
 from chdebugd.polkit_dbus import OPEN_FILES, Authority
 from chdebugd.server_dbus import Call, Server
 from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.event import Event
 from chdebugd.vm import VM
-from chdebugd.vm_dbus import COUNTS, LAST, STATUS, VmFace, vm_path
+from chdebugd.vm_dbus import COUNTS, LAST, STATUS, VmFace
 
-MANAGER_PATH = "/org/chdebugd1"
 COUNTS_EVERY = 0.1  # seconds between two PropertiesChanged of a VM's counts
 KVM = Path("/dev/kvm")
 

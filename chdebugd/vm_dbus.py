@@ -15,24 +15,10 @@ from chdebugd.server_dbus import Call
 from chdebugd.trace.event import COMPONENT_OF
 from chdebugd.vm import VM
 
-VM_PATH = "/org/chdebugd1/vm/"
 CONTROL = "control-vm"
 COUNTS = ["EventCount", "DroppedEvents", "SkippedSignals", "StalledUSec"]
 LAST = ["LastCode", "LastComponent"]
 STATUS = ["State", "Result", "BootID", "BootCount", "StartTimestampMonotonic", "Terminals"]
-
-
-def vm_path(name: str) -> str:
-    """The object path of a VM: every byte but ASCII letters and digits is _XX (sd_bus_path_encode).
-
-    A leading digit is escaped too.
-    """
-    return VM_PATH + "".join(
-        char
-        if char.isascii() and (char.isalpha() or (at > 0 and char.isdigit()))
-        else f"_{ord(char):02x}"
-        for at, char in enumerate(name)
-    )
 
 
 @dataclass
