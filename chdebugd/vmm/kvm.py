@@ -158,11 +158,12 @@ class Vm(_Fd):
         self.ioctl("KVM_SET_IDENTITY_MAP_ADDR", ffi.new("uint64_t *", identity_map))
 
     def create_irqchip(self) -> None:
-        """PIC, IOAPIC and LAPICs in the kernel, and the PIT with port 0x61."""
+        """PIC, IOAPIC and LAPICs in the kernel, wired as in a PC, and the PIT with port 0x61."""
         self.ioctl_value("KVM_CREATE_IRQCHIP")
         pit = ffi.new("struct kvm_pit_config *")
         pit.flags = lib.KVM_PIT_SPEAKER_DUMMY
         self.ioctl("KVM_CREATE_PIT2", pit)
+        check(lib.chd_route_irqs(self.fd), "KVM_SET_GSI_ROUTING")
 
     def set_irq(self, gsi: int, level: bool) -> None:
         """KVM_IRQ_LINE: hold the line `gsi` high or low."""

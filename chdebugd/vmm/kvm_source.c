@@ -80,6 +80,35 @@ static int chd_ioctl_value(int fd, unsigned long request, unsigned long argument
         return result < 0 ? -errno : result;
 }
 
+/* Wire the GSIs below 24 as a PC has them: the PIC on 0 to 15, the IOAPIC on its pins, but
+ * the PIT, whose GSI the kernel fixed to 0, on pin 2 (MP specification 5.3). */
+static int chd_route_irqs(int vm_fd)
+{
+        struct {
+                struct kvm_irq_routing head;
+                struct kvm_irq_routing_entry entries[16 + 23];
+        } routes = { 0 };
+        struct kvm_irq_routing_entry *entry = routes.entries;
+
+        for (uint32_t gsi = 0; gsi < 16; gsi++, entry++) {
+                entry->gsi = gsi;
+                entry->type = KVM_IRQ_ROUTING_IRQCHIP;
+                entry->u.irqchip.irqchip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
+                entry->u.irqchip.pin = gsi % 8;
+        }
+        for (uint32_t gsi = 0; gsi < 24; gsi++) {
+                if (gsi == 2)
+                        continue;
+                entry->gsi = gsi;
+                entry->type = KVM_IRQ_ROUTING_IRQCHIP;
+                entry->u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+                entry->u.irqchip.pin = gsi ? gsi : 2;
+                entry++;
+        }
+        routes.head.nr = (uint32_t)(entry - routes.entries);
+        return chd_ioctl(vm_fd, KVM_SET_GSI_ROUTING, &routes);
+}
+
 static void no_action(int signal)
 {
         (void)signal;

@@ -10,7 +10,7 @@ GIB = 1 << 30
 HOLE_START = 3 * GIB
 HOLE_END = 4 * GIB
 PCI_WINDOW_START = 0xC000_0000
-PCI_WINDOW_END = 0xE000_0000
+PCI_WINDOW_END = 0xFEC0_0000  # firmware puts BARs right below the IOAPIC
 IOAPIC_ADDRESS = 0xFEC0_0000  # Intel 82093AA
 LAPIC_ADDRESS = 0xFEE0_0000  # Intel SDM 3A, 11.4.1
 IDENTITY_MAP_ADDRESS = 0xFEFF_C000  # 1 page; KVM api.rst, KVM_SET_IDENTITY_MAP_ADDR
@@ -37,6 +37,7 @@ HIGH_RAM_START = 0x100000
 # Ports.
 I8042_PORT = 0x60  # data; the command port is 4 further on, 0x61 is the kernel's PIT's
 RTC_INDEX = 0x70
+RTC_CENTURY = 0x32  # an index, not a port
 DEBUG_PORT = 0x80
 PORT_92 = 0x92
 DEBUG_CONSOLE = 0xE9
@@ -49,9 +50,18 @@ PM1_CONTROL_PORT = 0x614  # 2 ports (ACPI 4.8.3.2)
 PCI_ADDRESS_PORT = 0xCF8  # 4 ports
 PCI_DATA_PORT = 0xCFC  # 4 ports
 
+IOAPIC_ID = 0  # what the kernel's IOAPIC says
+PCI_SLOTS = 32
+
 # GSIs.
+PIT_GSI = 2  # ISA IRQ 0, as every PC has it
 KEYBOARD_GSI = 1
 COM1_GSI = 4
 RTC_GSI = 8
 SCI_GSI = 9
 PCI_GSIS = (10, 11)  # what INTx pins share
+
+
+def pci_gsi(slot: int) -> int:
+    """The GSI of pin INTA of a slot of PCI bus 0."""
+    return PCI_GSIS[slot % len(PCI_GSIS)]

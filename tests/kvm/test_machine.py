@@ -237,3 +237,14 @@ def test_an_elf_with_a_pvh_note_is_entered_in_protected_mode(run: RunGuest) -> N
     result = run(image, boot=BootSource(kernel=image))
 
     assert result.codes == [0x78]
+
+
+def test_a_pvh_guest_finds_the_acpi_tables(run: RunGuest) -> None:
+    code = (
+        b"\x8b\x43\x20"  # mov 32(%ebx), %eax     start_info's rsdp_paddr
+        b"\x8a\x00"  # mov (%eax), %al
+        b"\xe6\x80"  # out %al, $0x80
+    )
+    image = image_of(pvh_elf(code + SHUTDOWN_32), "kernel")
+
+    assert run(image, boot=BootSource(kernel=image)).codes == [ord("R")]

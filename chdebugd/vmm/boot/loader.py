@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chdebugd.vmm.boot import bzimage, elf, firmware, pvh
+from chdebugd.vmm.boot.acpi import load_tables
 from chdebugd.vmm.boot.image import Image
 from chdebugd.vmm.cpu import Entry
 from chdebugd.vmm.memory import GuestMemory
@@ -24,8 +25,8 @@ class BootSource:
         image = self.firmware or self.kernel
         if image is None:
             raise ValueError("A boot source needs a firmware or a kernel")
-        if elf.is_elf(image):
-            return pvh.load_pvh(image, self.initrd, self.cmdline, 0, memory)
-        if self.firmware:
+        if self.firmware and not elf.is_elf(image):
             return firmware.load_flat(image, memory)
-        return bzimage.load_bzimage(image, self.initrd, self.cmdline, 0, memory)
+        rsdp = load_tables(memory, n_cpus)
+        load = pvh.load_pvh if elf.is_elf(image) else bzimage.load_bzimage
+        return load(image, self.initrd, self.cmdline, rsdp, memory)

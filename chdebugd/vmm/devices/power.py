@@ -9,13 +9,15 @@ from enum import IntFlag
 from chdebugd.vmm.devices import Wire
 
 PM_TIMER_HZ = 3_579_545  # ACPI 4.8.3.3
+PM_TIMER_SIZE = 4  # bytes
 
 
 class SleepPort:
     """One port: 1 resets, SLP_EN with type 5 switches off (ACPI 4.8.3.7)."""
 
     RESET = 0x01
-    SOFT_OFF = 0x34
+    SOFT_OFF_TYPE = 5
+    SOFT_OFF = 1 << 5 | SOFT_OFF_TYPE << 2
 
     def __init__(self, reset: Callable[[], None], shutdown: Callable[[], None]) -> None:
         self._reset = reset
@@ -74,6 +76,7 @@ class Pm1:
     """PM1 status, enable and control: the power button and soft-off (ACPI 4.8.3)."""
 
     STATUS, ENABLE, CONTROL = 0, 2, 4
+    EVENT_SIZE, CONTROL_SIZE = 4, 2  # bytes
     SCI_ENABLE = 1
     SLEEP_ENABLE = 1 << 13
 

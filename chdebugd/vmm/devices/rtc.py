@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from chdebugd.vmm.layout import GIB, HOLE_START, KIB, MIB
+from chdebugd.vmm.layout import GIB, HOLE_START, KIB, MIB, RTC_CENTURY
 
-SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY = 0, 2, 4, 6, 7, 8, 9, 0x32
+SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR = 0, 2, 4, 6, 7, 8, 9
 REG_A, REG_B, REG_C, REG_D = 10, 11, 12, 13
 A_DIVIDER = 0x26  # 32.768 kHz, 1024 Hz; bit 7, update in progress, is never seen set
 B_24_HOURS = 2
@@ -54,7 +54,7 @@ class Rtc:
             DAY: now.tm_mday,
             MONTH: now.tm_mon,
             YEAR: now.tm_year % 100,
-            CENTURY: now.tm_year // 100,
+            RTC_CENTURY: now.tm_year // 100,
         }
         if self._index in clock:
             value = clock[self._index]
