@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * chdebug-mark CODE...: writes each CODE (0 to 255, decimal or 0x..) to I/O port 0x80.
+ * chdebug-mark CODE...: writes each CODE (0 to 255, or 0x0 to 0xff) to I/O port 0x80: with ioperm,
+ * else by /dev/port, else by /dev/chdebug, the device of the module in kernel/.
  *
  * Called as chdebug-init (rdinit=/chdebug-init) it marks 0x48 and becomes /init.
  *
@@ -13,7 +14,7 @@
 
 enum { SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_close = 3, SYS_pwrite64 = 18,
        SYS_execve = 59, SYS_exit = 60, SYS_ioperm = 173 };
-enum { O_RDONLY = 0, O_WRONLY = 1, EPERM = 1, EACCES = 13, STDERR = 2 };
+enum { O_RDONLY = 0, O_WRONLY = 1, EPERM = 1, STDERR = 2 };
 
 static long call(long number, long a, long b, long c, long d)
 {
@@ -62,25 +63,25 @@ static int digit(char c)
 	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : 99;
 }
 
-/* The code that a word names, or -1. */
+/* The code that a word names, or -1. No octal: 010 means ten to some and eight to others. */
 static int parse(const char *word)
 {
 	int base = 10, value = 0;
 
-	if (word[0] == '0' && (word[1] | 0x20) == 'x') {
+	if (!*word || length(word) > 4)
+		return -1;
+	if (word[0] == '0' && word[1]) {
+		if ((word[1] | 0x20) != 'x' || !word[2])
+			return -1;
 		base = 16;
 		word += 2;
 	}
-	if (!*word)
-		return -1;
 	for (; *word; word++) {
 		if (digit(*word) >= base)
 			return -1;
 		value = value * base + digit(*word);
-		if (value > 0xff)
-			return -1;
 	}
-	return value;
+	return value > 0xff ? -1 : value;
 }
 
 /* Whether the kernel is locked down: then neither ioperm nor /dev/port will do, even for root. */
@@ -98,35 +99,43 @@ static int locked_down(void)
 	return 0;
 }
 
-/* Write one code; 0 or a negative errno. */
+/* Write one byte at an offset of a device; 0 or a negative errno. */
+static long write_device(const char *path, unsigned char code, long offset)
+{
+	long fd = call(SYS_open, (long)path, O_WRONLY, 0, 0);
+	long result;
+
+	if (fd < 0)
+		return fd;
+	result = call(SYS_pwrite64, fd, (long)&code, 1, offset);
+	call(SYS_close, fd, 0, 0, 0);
+	return result == 1 ? 0 : result;
+}
+
+/* Write one code by the first way that the kernel allows; 0, or why the first one failed. */
 static long mark(unsigned char code)
 {
 	long error = call(SYS_ioperm, PORT, 1, 1, 0);
-	long fd, result;
 
 	if (!error) {
 		__asm__ volatile("outb %0, %1" : : "a"(code), "Nd"((unsigned short)PORT));
 		return 0;
 	}
-	fd = call(SYS_open, (long)"/dev/port", O_WRONLY, 0, 0);
-	if (fd < 0) /* whether the port is forbidden tells more than whether the node exists */
-		return error == -EPERM ? error : fd;
-	result = call(SYS_pwrite64, fd, (long)&code, 1, PORT);
-	call(SYS_close, fd, 0, 0, 0);
-	return result == 1 ? 0 : result;
+	if (!write_device("/dev/port", code, PORT) || !write_device("/dev/chdebug", code, 0))
+		return 0;
+	return error;
 }
 
 static int refused(long error)
 {
 	say("chdebug-mark: ");
 	if (locked_down())
-		say("the kernel is locked down (Secure Boot) and refuses I/O ports: load the"
-		    " signed module chdebug and write to /dev/chdebug instead\n");
-	else if (error == -EPERM || error == -EACCES)
+		say("the kernel is locked down (Secure Boot) and gives no program an I/O port; load"
+		    " the module chdebug, signed with a key that this machine trusts\n");
+	else if (error == -EPERM)
 		say("writing to I/O port 0x80 needs root (CAP_SYS_RAWIO)\n");
 	else
-		say("this kernel has neither ioperm nor /dev/port: load the module chdebug and"
-		    " write to /dev/chdebug instead\n");
+		say("this kernel has neither ioperm nor /dev/port; load the module chdebug\n");
 	return 1;
 }
 

@@ -12,6 +12,7 @@ depends() {
 
 install() {
     inst_binary /usr/bin/chdebug-mark
+    # shellcheck disable=SC2154 # dracut sets moddir
     inst_hook cmdline 01 "$moddir/mark-begin.sh"
     inst_hook pre-pivot 99 "$moddir/mark-end.sh"
 }
