@@ -18,7 +18,8 @@ from chdebugd.vm import VM
 CONTROL = "control-vm"
 COUNTS = ["EventCount", "DroppedEvents", "SkippedSignals", "StalledUSec"]
 LAST = ["LastCode", "LastComponent"]
-STATUS = ["State", "Result", "BootID", "BootCount", "StartTimestampMonotonic", "Terminals"]
+BOOT = ["BootID", "BootCount", "StartTimestampMonotonic"]
+STATUS = ["State", "Result", *BOOT, "Terminals", "ExitCostNSec"]
 
 
 @dataclass
@@ -118,6 +119,10 @@ class VmFace(Face):
     @prop("t")
     def StalledUSec(self) -> int:
         return self.vm.counts.stalled_nsec // 1000
+
+    @prop("t")
+    def ExitCostNSec(self) -> int:
+        return self.vm.status.exit_cost_nsec
 
     @prop("y")
     def LastCode(self) -> int:

@@ -24,6 +24,7 @@ from chdebugd.vm_sinks import VmSinks
 from chdebugd.vmm.kvm import Kvm, init_kick
 from chdebugd.vmm.machine import Machine, Wakers
 from chdebugd.vmm.outcome import GOOD, Outcome, Result
+from chdebugd.vmm.self_test import ExitCost
 
 Done = Callable[[ChdebugdError | None], None]
 """Called once with the answer to a request."""
@@ -46,10 +47,11 @@ class VmLife:
         ring: Ring,
         report: Callable[[Status], None],
         gone: Callable[[], None],
+        exit_cost: ExitCost | None = None,
     ) -> None:
         """`gone` is called when the VM has ended and its sinks are empty."""
         self.name = name
-        self.status = Status()
+        self.status = Status(exit_cost_nsec=exit_cost.nsec if exit_cost else 0)
         self.keep: dict[str, Any] = {}
         self.ring = ring
         self.signals_eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -62,6 +64,8 @@ class VmLife:
         self._machine: Machine | None = None
         self._equipment: Equipment | None = None
         self._about_start: dict[str, str | int] = {}
+        self._exit_cost = exit_cost
+        self._stalled_before = 0
         self._awaits_entry: Done | None = None
         self._awaits_end: list[Done] = []
         self._recent_resets: deque[float] = deque(maxlen=RESETS_WATCHED)
@@ -152,6 +156,7 @@ class VmLife:
         assert self._equipment is not None
         self._enter(State.STARTING)
         self.ring.start_boot(time.monotonic_ns(), began)
+        self._stalled_before = self.ring.stalled_nsec
         try:
             self._kvm = self._kvm or Kvm.open()
             config = self._equipment.machine_config(self._kvm)
@@ -179,8 +184,28 @@ class VmLife:
             START_NSEC=str(self.ring.start_nsec),
             **{name: str(value) for name, value in self._about_start.items() if value},
         )
+        self._tell_exit_cost()
         self._machine.start()
         self._halt_check_after(HALT_CHECK_FIRST, 0)
+
+    def _tell_exit_cost(self) -> None:
+        cost = self._exit_cost
+        if cost is None:
+            return
+        if cost.traps:
+            self._post(
+                MessageId.EXIT_COST,
+                f"One mark costs the guest about {cost.nsec} ns on this host",
+                DEBUG,
+                EXIT_COST_NSEC=str(cost.nsec),
+            )
+        else:
+            self._post(
+                MessageId.PORT_PASSES_THROUGH,
+                "KVM of this host lets guests write to port 0x80 itself, so no mark will be seen; "
+                "use Linux 4.15 or later",
+                ERR,
+            )
 
     def _start_failed(self, error: ChdebugdError) -> None:
         self._answer_start(error)
@@ -251,13 +276,13 @@ class VmLife:
         )
 
     def _tell_stall(self) -> None:
-        if self.ring.stalled_nsec:
-            usec = self.ring.stalled_nsec // 1000
+        nsec = self.ring.stalled_nsec - self._stalled_before
+        if nsec:
             self._post(
                 MessageId.VM_STALLED,
-                f"The guest waited {usec} us on a full event ring since its process began",
+                f"The guest waited {nsec // 1000} us on a full event ring in this boot",
                 WARNING,
-                STALLED_USEC=str(usec),
+                STALLED_USEC=str(nsec // 1000),
             )
 
     def _end(self, outcome: Outcome) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from chdebugd.control import Channel, Message, StartRequest, Status, close_all, error_message
 from chdebugd.errors import ChdebugdError, InvalidOptionError
+from chdebugd.exit_cost import exit_cost_of_host
 from chdebugd.state import ENDED, State
 from chdebugd.trace.ring import Ring
 from chdebugd.vm_life import VmLife
@@ -32,7 +33,8 @@ class VmProcess:
         self.loop = VmLoop()
         self._path = runtime_dir / "vm" / f"{name}.sock"
         self._channel: Channel | None = None
-        self._life = VmLife(name, self.loop, Ring.create(), self._report, self._gone)
+        exit_cost = exit_cost_of_host(runtime_dir)
+        self._life = VmLife(name, self.loop, Ring.create(), self._report, self._gone, exit_cost)
         self._life.sinks.on_wake = self._life.entered
         self._listen()
         self._watch_signals()

@@ -35,6 +35,7 @@ class MessageId(StrEnum):
     GUEST_TEXT = "a1c7b8d2e0f74b7f9d5f3c6e80de000b"
     RECOVERED = "a1c7b8d2e0f74b7f9d5f3c6e80de000c"
     EXIT_COST = "a1c7b8d2e0f74b7f9d5f3c6e80de000d"
+    PORT_PASSES_THROUGH = "a1c7b8d2e0f74b7f9d5f3c6e80de0010"
 
 
 def field(name: str, value: str) -> bytes:

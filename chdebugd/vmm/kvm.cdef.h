@@ -213,3 +213,6 @@ static void chd_vcpu_claim(struct chd_vcpu *vcpu);
 static int chd_vcpu_confine(struct chd_vcpu *vcpu);
 static int chd_vcpu_kick(struct chd_vcpu *vcpu);
 static int chd_vcpu_run(struct chd_vcpu *vcpu);
+static void chd_vcpu_give_up(struct chd_vcpu *vcpu);
+static int chd_vcpu_time_exits(struct chd_vcpu *vcpu, uint32_t *nsec, int count,
+                               uint64_t budget_nsec);

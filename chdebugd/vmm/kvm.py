@@ -231,6 +231,21 @@ class VcpuFd(_Fd):
         """Make `run` return KICKED, at once or when it is next called."""
         check(lib.chd_vcpu_kick(self._c), "pthread_kill")
 
+    def give_up(self) -> None:
+        """After the last `run`: an event that waited on a full ring is counted as dropped."""
+        lib.chd_vcpu_give_up(self._c)
+
+    def time_exits(self, count: int, budget_nsec: int) -> list[int] | None:
+        """Nanoseconds between exits of writes to port 0x80, at most `count` of them.
+
+        None where the guest left by another way: its writes to the port do not come out.
+        """
+        nsec = ffi.new("uint32_t[]", count)
+        noted = lib.chd_vcpu_time_exits(self._c, nsec, count, budget_nsec)
+        if noted == -errno.ENXIO:
+            return None
+        return list(nsec[0 : check(noted, "KVM_RUN")])
+
     def data(self, offset: int, size: int) -> Any:
         """The bytes of the last exit's access at `offset`, writable."""
         return ffi.buffer(self.exit.data + offset, size)

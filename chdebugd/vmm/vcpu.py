@@ -112,6 +112,7 @@ class Vcpu:
                     self._finish(outcome)
             elif reason == kvm.RING_FULL:
                 self._wait_for_room()
+        self.fd.give_up()
 
     def _wait_for_room(self) -> None:
         self._has_room.clear()

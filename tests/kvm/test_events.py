@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ from chdebugd.trace.ring import CAPACITY, Ring
 from chdebugd.vmm.machine import Machine
 from chdebugd.vmm.outcome import Result
 from tests.guests import SHUTDOWN, burst, mark
-from tests.kvm.conftest import Run, drain
+from tests.kvm.conftest import TIMEOUT, Run, drain
 
 pytestmark = pytest.mark.kvm
 RunGuest = Callable[..., Run]
@@ -172,3 +173,21 @@ def test_a_full_ring_makes_the_guest_wait_and_counts_the_time(build: Build, ring
     assert [event.seq for event in events] == list(range(1, CAPACITY + 1001))
     assert ring.dropped == 0
     assert ring.stalled_nsec > 0
+
+
+def test_a_guest_that_is_ended_while_it_waits_loses_no_account(build: Build, ring: Ring) -> None:
+    machine, ended = build(burst(CAPACITY + 10) + SHUTDOWN)
+    machine.start()
+    deadline = time.monotonic() + TIMEOUT
+    while not ring.is_full:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+    machine.close()
+
+    assert ended.is_set()
+    events: list[Event] = []
+    drain(ring, events)
+    assert len(events) == CAPACITY
+    assert ring.dropped in (0, 1)  # 0: ended between the last event and the next exit
+    assert bool(ring.stalled_nsec) == bool(ring.dropped)
