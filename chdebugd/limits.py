@@ -42,7 +42,7 @@ def load_limits(path: Path = CONFIG) -> Limits:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError:
         data = {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"Cannot read {path}: {error}; mend or remove it") from None
     limits = _apply(Limits(), data.get("limits", {}), path)
     return limits if limits.memory_per_vm else replace(limits, memory_per_vm=host_memory())
@@ -56,7 +56,7 @@ def _apply(limits: Limits, table: object, path: Path) -> Limits:
         name = str(key).replace("-", "_")
         if name not in known:
             raise ConfigError(f"{path}: limit '{key}' is unknown; known are {', '.join(known)}")
-        if type(value) is not int or value < 0:
-            raise ConfigError(f"{path}: limit '{key}' must be a number from 0 on")
+        if type(value) is not int or not 0 <= value < 1 << 63:
+            raise ConfigError(f"{path}: limit '{key}' must be a number from 0 to 2**63 - 1")
         limits = replace(limits, **{name: value})
     return limits

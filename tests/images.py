@@ -36,3 +36,26 @@ def pvh_elf(
         "<HHIQQQIHHHHHH", 2, 62, 1, address, 64, 0, 0, 64, 56, count, 64, 0, 0
     )
     return header + headers + blobs + note
+
+
+def bzimage(
+    kernel: bytes,
+    *,
+    version: int = 0x20F,
+    setup_sectors: int = 1,
+    cmdline_size: int = 2047,
+    pref_address: int = 0x100_0000,
+    init_size: int = 0x1000,
+) -> bytes:
+    """A bzImage as small as boot.rst allows, with `kernel` as its protected-mode part."""
+    setup = bytearray(512 * (setup_sectors + 1))
+    setup[0x1F1] = setup_sectors
+    setup[0x1FE:0x200] = b"\x55\xaa"
+    setup[0x200:0x202] = b"\xeb\x6a"  # jmp over the header, whose end is at 0x202 + 0x6a
+    struct.pack_into("<4sH", setup, 0x202, b"HdrS", version)
+    setup[0x211] = 1  # loaded high
+    struct.pack_into("<I", setup, 0x22C, 0x7FFF_FFFF)  # initrd_addr_max
+    struct.pack_into("<IB", setup, 0x230, 0x20_0000, 1)  # kernel_alignment, relocatable
+    struct.pack_into("<I", setup, 0x238, cmdline_size)
+    struct.pack_into("<QI", setup, 0x258, pref_address, init_size)
+    return bytes(setup) + kernel

@@ -17,6 +17,7 @@ A map is a TOML file NAME.toml in one of DIRS, the first that has it:
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
 from dataclasses import dataclass
@@ -70,11 +71,11 @@ class CodeMap:
         """The map in a file; raises CodeMapError."""
         try:
             data = tomllib.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CodeMapError(f"Code map {path}: {error}") from None
         names, stages = {}, {}
         for key, value in _table(path, data, "codes").items():
-            code = _code(path, key)
+            code = _code(path, f"'{key}'", key)
             entry = value if isinstance(value, dict) else {"name": value}
             names[code] = _text(path, key, entry.get("name"))
             if "stage" in entry:
@@ -97,14 +98,16 @@ def _table(path: Path, data: dict[str, object], key: str) -> dict[str, object]:
     return table
 
 
-def _code(path: Path, value: object) -> int:
-    try:
-        code = int(value, 0) if isinstance(value, str) else int(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        code = -1
+def _code(path: Path, what: str, value: object) -> int:
+    code = -1
+    if type(value) is int:
+        code = value
+    elif isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            code = int(value, 0)
     if not 0 <= code <= 0xFF:
-        raise CodeMapError(f"Code map {path}: '{value}' is not a code from 0x00 to 0xff")
-    return int(code)
+        raise CodeMapError(f"Code map {path}: {what} is not a code from 0x00 to 0xff")
+    return code
 
 
 def _text(path: Path, key: str, value: object) -> str:
@@ -124,4 +127,5 @@ def _span(path: Path, each: object) -> Span:
     if not isinstance(each, dict) or not {"name", "from", "to"} <= set(each):
         raise CodeMapError(f"Code map {path}: a span needs name, from and to")
     name = _text(path, "span", each["name"])
-    return Span(name, _code(path, each["from"]), _code(path, each["to"]))
+    start = _code(path, f"from of '{name}'", each["from"])
+    return Span(name, start, _code(path, f"to of '{name}'", each["to"]))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from chdebugd.errors import InvalidImageError
 
+TRUNCATED = "is truncated; give the whole file"
+
 
 @dataclass(frozen=True)
 class Image:
@@ -39,6 +41,8 @@ class Image:
 
     def read_into(self, target: memoryview, offset: int) -> None:
         """Fill `target` from `offset` on; raises InvalidImageError where the file ends before."""
+        if offset + len(target) > self.size:
+            raise self.error(TRUNCATED)
         done = 0
         while done < len(target):
             try:
@@ -46,5 +50,5 @@ class Image:
             except OSError as error:
                 raise self.error(f"cannot be read: {error.strerror}") from None
             if n == 0:
-                raise self.error("is truncated; give the whole file")
+                raise self.error(TRUNCATED)
             done += n

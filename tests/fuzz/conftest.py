@@ -1,0 +1,23 @@
+"""How much is tried: what CI can pay, times CHDEBUGD_FUZZ, and from which seed."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from tests.kvm.conftest import build, kvm, ring
+
+__all__ = ["FACTOR", "build", "kvm", "ring", "seed"]
+
+FACTOR = int(os.environ.get("CHDEBUGD_FUZZ", "1"))
+
+
+@pytest.fixture
+def seed() -> int:
+    """CI tries the same each time, `make fuzz` something new; a failure shows it."""
+    default = 0x80 if FACTOR == 1 else random.SystemRandom().getrandbits(31)
+    seed = int(os.environ.get("CHDEBUGD_FUZZ_SEED", default))
+    print(f"CHDEBUGD_FUZZ_SEED={seed}")
+    return seed
