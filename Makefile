@@ -9,7 +9,7 @@ PYTEST = $(PY) -m pytest
 C_SOURCES = $(wildcard chdebugd/*/*.[ch] chdebugd/*/*/*.[ch]) chdebugd/vmm/boot/demo_guest.S
 BUILDERS = setup.py $(wildcard chdebugd/*/*_build.py)
 
-.PHONY: all deps build test unit lint deb clean
+.PHONY: all deps build demo test unit lint deb clean
 
 all: build
 
@@ -28,6 +28,9 @@ build: .cache/built
 	mkdir -p .cache
 	$(PYTHON) setup.py --quiet build_ext --inplace --force
 	touch $@
+
+demo: deps
+	@$(PYTHON) packaging/demo.py
 
 test: deps build $(VENV)/ready
 	$(PYTEST)

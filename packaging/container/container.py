@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -107,20 +107,6 @@ class Container:
             output = done.stdout + done.stderr
             raise ContainerError(f"{' '.join(words)}: exit status {done.returncode}\n{output}")
         return done
-
-    @contextlib.contextmanager
-    def running(self, *words: str, user: str = "root") -> Iterator[subprocess.Popen[str]]:
-        """A command inside that runs beside us, its output to be read; killed at the end."""
-        with subprocess.Popen(
-            self.command(*words, user=user),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
 
     def user(self, name: str, *groups: str) -> str:
         """Make a user who cannot log in, in these groups; its name."""

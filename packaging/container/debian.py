@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import re
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -47,7 +48,7 @@ def _dependencies(package: Path) -> list[str]:
 
 def _make(suite: str, needs: tuple[str, ...], root: Path) -> None:
     """Lists and archives stay in it: without a network, apt installs from them."""
-    fetch = f"apt-get satisfy -y -q --download-only {' '.join(map(_quoted, needs))}"
+    fetch = f"apt-get satisfy -y -q --download-only {shlex.join(needs)}"
     hooks = [*HOOKS, "chroot $1 apt-get clean", f"chroot $1 {fetch}"]
     command = ["mmdebstrap", "--quiet", "--variant=minbase", "--skip=cleanup/apt"]
     command += [f"--include={','.join(PACKAGES)}"]
@@ -61,7 +62,3 @@ def _make(suite: str, needs: tuple[str, ...], root: Path) -> None:
         if answer.returncode != 0:
             raise ContainerError(f"Cannot make a root of Debian {suite}:\n{answer.stderr}")
         made.rename(root)
-
-
-def _quoted(word: str) -> str:
-    return f"'{word}'"
