@@ -18,7 +18,7 @@ SHARED = {"control", "errors", "state", ""}
 VMM_NEEDS = {"errors", "trace.ring"}  # beside vmm itself
 TRACE_NEEDS: set[str] = set()
 DAEMON_NEEDS_OF_VMM = {"vmm.outcome"}
-CTL_NEEDS = {"trace.codemap", "trace.event", "errors", "dbus_library", ""}
+CTL_NEEDS = {"trace.codemap", "trace.event", "trace.journal", "object_path", "dbus_library", ""}
 
 DOORS = {
     "dbus_next": {"dbus_library"},
