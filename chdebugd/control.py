@@ -12,8 +12,9 @@ import json
 import os
 import socket
 import struct
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 from chdebugd.errors import ChdebugdError, error_by_name
 
@@ -93,8 +94,7 @@ def error_of(reply: Message) -> ChdebugdError | None:
     return error_by_name(str(reply["error"]), str(reply.get("message", "")))
 
 
-@dataclass(frozen=True)
-class FileRole:
+class FileRole(NamedTuple):
     """What one descriptor of a start request is for."""
 
     role: str
@@ -106,8 +106,7 @@ class FileRole:
     mac: str = ""
 
 
-@dataclass(frozen=True)
-class StartRequest:
+class StartRequest(NamedTuple):
     """What a VM process needs to know to boot. Sizes in bytes."""
 
     cpus: int = 1
@@ -124,14 +123,17 @@ class StartRequest:
     """CLOCK_MONOTONIC when the daemon took up the request; 0 where nobody asked."""
     journal: str = ""
     """Path of journald's socket where it is not the usual one."""
-    keep: dict[str, Any] = field(default_factory=dict)
+    keep: Mapping[str, Any] = MappingProxyType({})
     """What the daemon wants back in each hello: it may be another daemon by then."""
-    files: tuple[FileRole, ...] = field(default_factory=tuple)
+    files: tuple[FileRole, ...] = ()
     """In the order of the descriptors."""
 
     def to_message(self) -> Message:
         """As plain JSON values."""
-        return asdict(self)
+        return self._asdict() | {
+            "keep": dict(self.keep),
+            "files": [each._asdict() for each in self.files],
+        }
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
@@ -140,13 +142,16 @@ class StartRequest:
         return cls(files=files, **message)
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """What a VM process tells of itself; counts of events are in the ring."""
 
     state: str = "created"
     result: str = ""
     sentence: str = ""
-    terminals: dict[str, str] = field(default_factory=dict)
+    terminals: Mapping[str, str] = MappingProxyType({})
     """Paths of ptys by text port."""
     exit_cost_nsec: int = 0
+
+    def to_message(self) -> Message:
+        """As plain JSON values."""
+        return self._asdict() | {"terminals": dict(self.terminals)}

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict
-from pathlib import Path
+import os
+from collections.abc import Mapping
 
 from chdebugd.errors import ChdebugdError
 from chdebugd.vmm.kvm import Kvm
 from chdebugd.vmm.self_test import ExitCost, measure_exit_cost
 
 CACHE = "exit-cost.json"  # in the runtime directory
-HOST_BOOT = Path("/proc/sys/kernel/random/boot_id")
+HOST_BOOT = "/proc/sys/kernel/random/boot_id"
 
 
-def exit_cost_of_host(runtime_dir: Path) -> ExitCost | None:
+def exit_cost_of_host(runtime_dir: str) -> ExitCost | None:
     """From the cache, or measured now; None where KVM does not let us, which a start will tell."""
-    boot, path = _host_boot(), runtime_dir / CACHE
+    boot, path = _host_boot(), f"{runtime_dir}/{CACHE}"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(path.read_text())
+        with open(path) as file:
+            known = json.load(file)
         if known.pop("host_boot") == boot:
             return ExitCost(int(known["nsec"]), bool(known["traps"]))
     try:
@@ -30,21 +31,23 @@ def exit_cost_of_host(runtime_dir: Path) -> ExitCost | None:
             cost = measure_exit_cost(kvm)
     except (OSError, ChdebugdError):
         return None
-    _keep(path, {"host_boot": boot} | asdict(cost))
+    _keep(path, {"host_boot": boot} | cost._asdict())
     return cost
 
 
 def _host_boot() -> str:
     """Empty where a unit hides /proc/sys: its runtime directory lives no longer than the boot."""
     try:
-        return HOST_BOOT.read_text().strip()
+        with open(HOST_BOOT) as file:
+            return file.read().strip()
     except OSError:
         return ""
 
 
-def _keep(path: Path, known: dict[str, object]) -> None:
+def _keep(path: str, known: Mapping[str, object]) -> None:
     """A runtime directory that is full costs the next process 5 ms, nothing else."""
-    fresh = path.with_suffix(".new")
+    fresh = f"{path}.new"
     with contextlib.suppress(OSError):
-        fresh.write_text(json.dumps(known))
-        fresh.rename(path)
+        with open(fresh, "w") as file:
+            json.dump(known, file)
+        os.rename(fresh, path)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -151,8 +150,7 @@ class Manager:
         except OSError as error:
             raise StartFailedError(f"Cannot reach the process of VM '{vm.name}': {error}") from None
         self._watcher.added(vm)
-        request = replace(
-            vm.options.request,
+        request = vm.options.request._replace(
             files=tuple(file.role for file in files),
             journal=self._journal,
             requested_nsec=vm.requested_nsec,

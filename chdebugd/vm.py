@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -192,7 +192,7 @@ class VM:
 
     def set_ended(self, result: Result, sentence: str) -> None:
         """The process ended without saying so."""
-        self._set_status(replace(self.status, state=State.FAILED, result=result, sentence=sentence))
+        self._set_status(self.status._replace(state=State.FAILED, result=result, sentence=sentence))
 
     def _hang_up(self) -> None:
         channel, self._channel = self._channel, None

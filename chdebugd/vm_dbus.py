@@ -135,7 +135,7 @@ class VmFace(Face):
 
     @prop("a{ss}")
     def Terminals(self) -> dict[str, str]:
-        return self.vm.status.terminals
+        return dict(self.vm.status.terminals)
 
 
 def _variants(given: dict[str, Value]) -> dict[str, Variant]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from chdebugd.control import FileRole, StartRequest, close_all
 from chdebugd.errors import LimitExceededError
 from chdebugd.text_output import FileText, JournalText, PtyText
-from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.journal import INFO, LEVELS, SOCKET, WARNING, Journal, MessageId
 from chdebugd.trace.sinks import JournalSink
 from chdebugd.vm_loop import VmLoop
@@ -18,6 +18,9 @@ from chdebugd.vmm.boot.image import Image
 from chdebugd.vmm.boot.loader import BootSource
 from chdebugd.vmm.kvm import Kvm
 from chdebugd.vmm.machine import MachineConfig
+
+if TYPE_CHECKING:
+    from chdebugd.trace.codemap import CodeMap
 
 IMAGES = ("kernel", "initrd", "firmware")
 TEXT_PORTS = ("serial", "debug-console", "firmware-debug")
@@ -109,6 +112,9 @@ def _load_codes(name: str) -> tuple[CodeMap | None, str]:
     """The code map, or why there is none: a bad file never stops a VM."""
     if not name:
         return None, ""
+    # Its parser would take 5 ms of the start of every VM process that needs none.
+    from chdebugd.trace.codemap import CodeMap, CodeMapError
+
     try:
         return CodeMap.load(name), ""
     except CodeMapError as error:

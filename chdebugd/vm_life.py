@@ -9,7 +9,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from chdebugd.control import StartRequest, Status
@@ -78,7 +77,7 @@ class VmLife:
         began = time.monotonic_ns()
         if self._equipment is not None:
             raise WrongStateError(f"VM '{self.name}' is started already")
-        self.keep = request.keep
+        self.keep = dict(request.keep)
         self._equipment = Equipment(self.name, request, fds, self.sinks, self._loop)
         self.ring.set_drop_when_full(request.on_full == "drop")
         self._awaits_entry = done
@@ -290,7 +289,7 @@ class VmLife:
         good = outcome.result in GOOD
         state = State.STOPPED if good else State.FAILED
         if self.status.state == State.CREATED:
-            self.status = replace(self.status, state=State.STARTING)
+            self.status = self.status._replace(state=State.STARTING)
         self._post(
             MessageId.VM_STOPPED if good else MessageId.VM_FAILED,
             f"VM '{self.name}' {state}: {outcome.sentence}",
@@ -299,7 +298,7 @@ class VmLife:
             EVENTS=str(self.ring.boot_events()),
             **outcome.fields,
         )
-        self.status = replace(self.status, result=outcome.result, sentence=outcome.sentence)
+        self.status = self.status._replace(result=outcome.result, sentence=outcome.sentence)
         self._enter(state)
         if self._equipment:
             self._equipment.close()
@@ -311,9 +310,9 @@ class VmLife:
 
     def _enter(self, state: State) -> None:
         """Go to `state`, and tell the daemon and the journal."""
-        self.status = replace(self.status, state=check_step(State(self.status.state), state))
+        self.status = self.status._replace(state=check_step(State(self.status.state), state))
         if self._equipment:
-            self.status = replace(self.status, terminals=self._equipment.terminals)
+            self.status = self.status._replace(terminals=self._equipment.terminals)
         self._post(MessageId.VM_STATE, f"VM '{self.name}' is {state}", INFO, STATE=state)
         self._report(self.status)
 

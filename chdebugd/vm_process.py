@@ -6,13 +6,13 @@ time talks to it; a new connection takes the old one's place, because daemons ar
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import getopt
 import os
 import signal
 import socket
-from dataclasses import asdict
-from pathlib import Path
+import sys
+from typing import NamedTuple
 
 from chdebugd.control import Channel, Message, StartRequest, Status, close_all, error_message
 from chdebugd.errors import ChdebugdError, InvalidOptionError
@@ -29,9 +29,9 @@ TERM_TIMEOUT_USEC = 10_000_000  # what a guest has after SIGTERM to obey its pow
 class VmProcess:
     """The socket, the signals and the one VM behind them."""
 
-    def __init__(self, name: str, runtime_dir: Path) -> None:
+    def __init__(self, name: str, runtime_dir: str) -> None:
         self.loop = VmLoop()
-        self._path = runtime_dir / "vm" / f"{name}.sock"
+        self._path = f"{runtime_dir}/vm/{name}.sock"
         self._channel: Channel | None = None
         exit_cost = exit_cost_of_host(runtime_dir)
         self._life = VmLife(name, self.loop, Ring.create(), self._report, self._gone, exit_cost)
@@ -40,12 +40,16 @@ class VmProcess:
         self._watch_signals()
 
     def _listen(self) -> None:
-        self._path.unlink(missing_ok=True)
+        self._unlink()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(self._path))
-        self._path.chmod(0o600)
+        self._listener.bind(self._path)
+        os.chmod(self._path, 0o600)
         self._listener.listen(4)
         self.loop.add_reader(self._listener, self._accept)
+
+    def _unlink(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
 
     def _watch_signals(self) -> None:
         """Python's own handler writes the number of a signal into a socket the loop reads."""
@@ -72,7 +76,7 @@ class VmProcess:
         self._channel = channel
         self.loop.add_reader(channel, self._receive)
         hello = {
-            "hello": asdict(self._life.status),
+            "hello": self._life.status.to_message(),
             "pid": os.getpid(),
             "keep": self._life.keep,
         }
@@ -93,7 +97,7 @@ class VmProcess:
                 self._hang_up()
 
     def _report(self, status: Status) -> None:
-        self._send({"status": asdict(status)})
+        self._send({"status": status.to_message()})
 
     def _receive(self) -> None:
         assert self._channel is not None
@@ -136,7 +140,7 @@ class VmProcess:
         self._send({"id": request_id} | (error_message(error) if error else {}))
 
     def _gone(self) -> None:
-        self._path.unlink(missing_ok=True)
+        self._unlink()
         self._hang_up()
         self.loop.stop()
 
@@ -160,15 +164,43 @@ def tell_ready(ready_fd: int) -> None:
             notify.sendto(b"READY=1", address)
 
 
+USAGE = """usage: chdebugd-vm [--runtime-dir DIR] [--ready-fd FD] NAME
+
+Runs the virtual machine NAME for chdebugd, which starts this itself.
+
+  --runtime-dir DIR  where the sockets lie; default: /run/chdebugd
+  --ready-fd FD      closed when the socket is there
+"""
+
+
+class Arguments(NamedTuple):
+    """The command line; argparse would take a tenth of a cold start."""
+
+    name: str
+    runtime_dir: str = "/run/chdebugd"
+    ready_fd: int = -1
+
+
+def parse_arguments(words: list[str]) -> Arguments:
+    """Raises SystemExit, with a sentence where the words are wrong."""
+    try:
+        options, names = getopt.gnu_getopt(words, "h", ["help", "runtime-dir=", "ready-fd="])
+        given = dict(options)
+        if given.keys() & {"-h", "--help"}:
+            print(USAGE, end="")
+            raise SystemExit(0)
+        [name] = names
+        ready_fd = int(given.get("--ready-fd", -1))
+    except (getopt.GetoptError, ValueError) as error:
+        raise SystemExit(f"chdebugd-vm: {error}; give one name\n{USAGE}") from None
+    return Arguments(name, given.get("--runtime-dir", Arguments("").runtime_dir), ready_fd)
+
+
 def main() -> int:
     """Run one VM until it ends; the exit status is 0 where it ended well."""
-    parser = argparse.ArgumentParser(prog="chdebugd-vm", description=__doc__)
-    parser.add_argument("name", help="the VM's name")
-    parser.add_argument("--runtime-dir", type=Path, default=Path("/run/chdebugd"))
-    parser.add_argument("--ready-fd", type=int, default=-1, help="closed when the socket is there")
-    options = parser.parse_args()
-    process = VmProcess(options.name, options.runtime_dir)
-    tell_ready(options.ready_fd)
+    arguments = parse_arguments(sys.argv[1:])
+    process = VmProcess(arguments.name, arguments.runtime_dir)
+    tell_ready(arguments.ready_fd)
     process.loop.run()
     return process.exit_status
 

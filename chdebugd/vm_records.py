@@ -38,7 +38,7 @@ class VmRecords:
 
     def save(self, vm: VM) -> None:
         """Write the record of an ended VM."""
-        record = self.keepsake(vm) | {"status": asdict(vm.status), "counts": asdict(vm.counts)}
+        record = self.keepsake(vm) | {"status": vm.status.to_message(), "counts": asdict(vm.counts)}
         record["boots_before"] = vm.boot_count
         path = self._dir / f"{vm.name}.json"
         fresh = path.with_suffix(".new")

@@ -10,11 +10,14 @@ import os
 import threading
 from collections import deque
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
-from chdebugd.trace.codemap import CodeMap
 from chdebugd.trace.event import COMPONENT_OF, TEXT_OF, Event, seconds
 from chdebugd.trace.journal import DEBUG, Journal, MessageId, entry, field
 from chdebugd.trace.ring import BATCH, Reader, Ring
+
+if TYPE_CHECKING:
+    from chdebugd.trace.codemap import CodeMap
 
 ENTRIES_LIMIT = 8192  # entries other than events that wait for journald
 

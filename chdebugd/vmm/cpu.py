@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from chdebugd.vmm import kvm
 from chdebugd.vmm.kvm import Kvm, VcpuFd
@@ -26,13 +25,11 @@ FPU_CONTROL, MXCSR = 0x37F, 0x1F80  # what FNINIT and reset leave (SDM 1, 8.1.5 
 CODE, DATA, BUSY_TSS = 0xC09B, 0xC093, 0x008B
 
 
-@dataclass(frozen=True)
-class ResetVector:
+class ResetVector(NamedTuple):
     """As a processor leaves reset: real mode at 0xfffffff0."""
 
 
-@dataclass(frozen=True)
-class Flat32:
+class Flat32(NamedTuple):
     """32-bit protected mode, no paging: PVH's and Linux's 32-bit entry (boot.rst)."""
 
     eip: int

@@ -13,8 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from chdebugd.trace.ring import Ring
 from chdebugd.vmm import cpu, layout
@@ -34,8 +33,7 @@ from chdebugd.vmm.outcome import Outcome, Result
 from chdebugd.vmm.vcpu import Vcpu
 
 
-@dataclass(frozen=True)
-class MachineConfig:
+class MachineConfig(NamedTuple):
     """What one machine is made of; an output of None is a port that is off."""
 
     memory: int
@@ -46,8 +44,7 @@ class MachineConfig:
     firmware_debug: Output | None = None
 
 
-@dataclass(frozen=True)
-class Wakers:
+class Wakers(NamedTuple):
     """Eventfds that a vCPU writes when a reader of the ring sleeps."""
 
     sinks: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from chdebugd.errors import LimitExceededError
 from chdebugd.vmm.kvm import Vm, address_of
@@ -19,13 +19,12 @@ class GuestAddressError(Exception):
     """An access reached outside guest memory."""
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """Guest physical addresses `gpa` to `gpa + size`, backed by this process."""
 
     gpa: int
     size: int
-    view: memoryview = field(repr=False)
+    view: memoryview
     address: int
 
     def holds(self, gpa: int, size: int) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 
 class Result(StrEnum):
@@ -38,10 +40,9 @@ GOOD = frozenset({Result.SHUTDOWN, Result.HALTED, Result.STOPPED, Result.KILLED}
 """After these a VM is `stopped`; after the others, but for a reset, `failed`."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A result, a sentence for people, and journal fields for programs."""
 
     result: Result
     sentence: str
-    fields: dict[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = MappingProxyType({})

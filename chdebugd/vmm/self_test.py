@@ -7,8 +7,7 @@ port (d59d51f08801, "KVM: VMX: remove I/O port 0x80 bypass on Intel hosts").
 from __future__ import annotations
 
 import mmap
-import statistics
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chdebugd.vmm import layout
 from chdebugd.vmm.kvm import Kvm, address_of
@@ -22,8 +21,7 @@ OUT_0X81 = b"\xe6\x81"  # out %al, $0x81
 TO_PAGE_START = b"\xe9\x0d\xf0"  # jmp f000:f000
 
 
-@dataclass(frozen=True)
-class ExitCost:
+class ExitCost(NamedTuple):
     """What one mark costs a guest, the median, and whether its mark is seen at all."""
 
     nsec: int
@@ -48,4 +46,4 @@ def measure_exit_cost(kvm: Kvm, page: bytes | None = None) -> ExitCost:
         unpin()
     if exits is None:
         return ExitCost(0, traps=False)
-    return ExitCost(int(statistics.median(exits)) if exits else BUDGET_NSEC, traps=True)
+    return ExitCost(sorted(exits)[len(exits) // 2] if exits else BUDGET_NSEC, traps=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -82,7 +83,7 @@ async def test_a_host_that_hides_the_port_is_told_at_the_start(
     daemon: Daemon, client: Client
 ) -> None:
     """The cache of the self-test stands for a KVM that lets guests write to the port itself."""
-    known = {"host_boot": HOST_BOOT.read_text().strip(), "nsec": 0, "traps": False}
+    known = {"host_boot": Path(HOST_BOOT).read_text().strip(), "nsec": 0, "traps": False}
     (daemon.runtime_dir / CACHE).write_text(json.dumps(known))
     guest = file_with(daemon.runtime_dir.parent, rom(mark(0x40) + SLEEP))
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -154,7 +153,7 @@ def _type_is_taken(key: str, signature: str) -> bool:
 def test_defaults_are_the_true_ones(reference: str) -> None:
     stated = dict(re.findall(r" ([a-z-]+) \([a-z{} ]+, default (\w+)\)", reference))
 
-    true = {key.replace("_", "-"): str(value) for key, value in asdict(StartRequest()).items()}
+    true = {key.replace("_", "-"): str(value) for key, value in StartRequest()._asdict().items()}
     assert {key: true[key].lower() for key in stated if key in KNOWN.split()} == {
         key: value for key, value in stated.items() if key in KNOWN.split()
     }

@@ -30,10 +30,10 @@ def test_a_port_0x80_that_makes_no_exit_is_found_out(kvm: Kvm) -> None:
 
 
 def test_a_host_is_measured_once_a_boot(tmp_path: Path) -> None:
-    first = exit_cost_of_host(tmp_path)
+    first = exit_cost_of_host(str(tmp_path))
 
     assert first is not None
-    assert exit_cost_of_host(tmp_path) == first
+    assert exit_cost_of_host(str(tmp_path)) == first
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_host_is_measured_once_a_boot(tmp_path: Path) -> None:
 def test_a_cache_of_another_boot_or_a_broken_one_is_not_believed(kept: str, tmp_path: Path) -> None:
     (tmp_path / CACHE).write_text(kept)
 
-    cost = exit_cost_of_host(tmp_path)
+    cost = exit_cost_of_host(str(tmp_path))
 
     assert cost is not None
     assert cost.nsec > 1
@@ -57,4 +57,4 @@ def test_a_cache_of_another_boot_or_a_broken_one_is_not_believed(kept: str, tmp_
 
 
 def test_a_directory_that_takes_no_file_costs_only_the_cache(tmp_path: Path) -> None:
-    assert exit_cost_of_host(tmp_path / "missing") is not None
+    assert exit_cost_of_host(str(tmp_path / "missing")) is not None

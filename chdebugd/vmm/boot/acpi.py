@@ -10,7 +10,7 @@ fixed features, always in ACPI mode.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chdebugd.vmm import layout
 from chdebugd.vmm.boot import aml
@@ -42,8 +42,7 @@ ALL_CPUS = 0xFF
 X2APIC_FROM = 255  # ids that a local APIC entry cannot name
 
 
-@dataclass(frozen=True)
-class Tables:
+class Tables(NamedTuple):
     """One machine's tables. The RSDP stands alone, because it must lie where it is searched for."""
 
     rsdp: bytes

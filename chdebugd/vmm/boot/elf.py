@@ -7,7 +7,7 @@ against each other and against what the boot protocol puts into low memory.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chdebugd.vmm.boot.image import Image
 from chdebugd.vmm.layout import LOW_RAM_END, MIB
@@ -22,8 +22,7 @@ MAX_SEGMENTS = 64
 MAX_NOTES_SIZE = 1 * MIB
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """One program header, the same for 32 and 64 bits."""
 
     kind: int

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chdebugd.errors import InvalidImageError
 
 TRUNCATED = "is truncated; give the whole file"
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """An open regular file; `role` and `name` are for messages."""
 
     role: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chdebugd.vmm.boot import bzimage, elf, firmware, pvh
 from chdebugd.vmm.boot.acpi import load_tables
@@ -11,8 +11,7 @@ from chdebugd.vmm.cpu import Entry
 from chdebugd.vmm.memory import GuestMemory
 
 
-@dataclass(frozen=True)
-class BootSource:
+class BootSource(NamedTuple):
     """A firmware, or a kernel with what belongs to it."""
 
     firmware: Image | None = None
