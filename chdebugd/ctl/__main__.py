@@ -8,8 +8,10 @@ import sys
 from chdebugd.ctl import (
     blame,
     boot,
+    codes,
     console,
     events,
+    monitor,
     times,
     vms,
 )
@@ -20,9 +22,11 @@ FILES = [
     boot.add,
     console.add,
     vms.add,
+    monitor.add,
     events.add,
     times.add,
     blame.add,
+    codes.add,
 ]
 
 

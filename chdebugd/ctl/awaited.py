@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from chdebugd.ctl.errors import UsageError
+import sys
+
 from chdebugd.ctl.mark_filter import parse_code
 from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.event import COMPONENT_OF, Component
@@ -12,11 +13,15 @@ DEFAULT = Component.USERSPACE.value
 
 
 def load_map(name: str | None) -> CodeMap | None:
-    """The code map of a name, None without one; raises UsageError."""
+    """The code map of a name; None where it has none, or none that is any good, and then says so.
+
+    A bad map stops no VM, and the daemon may know one that is not here.
+    """
     try:
         return CodeMap.load(name) if name else None
     except CodeMapError as error:
-        raise UsageError(f"--map: {error}") from None
+        print(f"chdebugctl: {error}; its names are not known here, ignoring", file=sys.stderr)
+        return None
 
 
 def awaited_codes(text: str, codes: CodeMap | None) -> frozenset[int]:

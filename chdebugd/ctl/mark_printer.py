@@ -37,6 +37,13 @@ class MarkPrinter:
         line = f"{head}{seconds(nsec):>11} {step:>13}  {whose}  {code:#04x} {name}"
         print(line.rstrip(), file=self._file, flush=True)
 
+    def state(self, vm: str, state: str) -> None:
+        """A VM has another state."""
+        if self._output.is_json:
+            self._output.print_json({"vm": vm, "state": state})
+        else:
+            print(f"{vm:<16} {state}", file=self._file, flush=True)
+
     def note(self, sentence: str) -> None:
         """What is not a mark; only for people."""
         if not self._output.is_json:

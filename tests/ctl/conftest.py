@@ -40,6 +40,8 @@ END
 exec /lib/systemd/systemd-journald
 """
 """journald in a mount namespace of its own, with its files in a directory of ours."""
+WITH_ETC = 'mount -t overlay overlay -o lowerdir="$0:/etc" /etc && exec "$@"'
+"""A command that sees files of ours in /etc."""
 
 
 @dataclass
@@ -78,6 +80,8 @@ class Ctl:
     address: str
     journald: Journald
     directory: Path
+    codes: Path = Path("/nowhere")
+    """The daemon sees the files here in /etc/chdebugd/codes."""
 
     def command(self, *words: str) -> list[str]:
         """A command line."""
@@ -118,13 +122,15 @@ def environment() -> dict[str, str]:
 @pytest.fixture
 def ctl(bus_address: str, journald: Journald, tmp_path: Path) -> Iterator[Ctl]:
     """chdebugctl, and a daemon that serves it."""
-    for name in ("run", "log", "work"):
-        (tmp_path / name).mkdir()
-    command = [sys.executable, "-m", "chdebugd", "--bus", bus_address]
+    etc = tmp_path / "etc"
+    for name in ("run", "log", "work", "etc/chdebugd/codes"):
+        (tmp_path / name).mkdir(parents=True)
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", WITH_ETC, str(etc)]
+    command += [sys.executable, "-m", "chdebugd", "--bus", bus_address]
     command += ["--runtime-dir", str(tmp_path / "run"), "--log-dir", str(tmp_path / "log")]
     command += ["--journal", str(journald.socket), "--config", str(tmp_path / "chdebugd.conf")]
     with subprocess.Popen(command, env=environment()) as daemon:
-        found = Ctl(bus_address, journald, tmp_path / "work")
+        found = Ctl(bus_address, journald, tmp_path / "work", etc / "chdebugd" / "codes")
         wait_for(lambda: _answers(found))
         yield found
         end_vm_processes(tmp_path / "run")
@@ -134,3 +140,15 @@ def ctl(bus_address: str, journald: Journald, tmp_path: Path) -> Iterator[Ctl]:
 def _answers(ctl: Ctl) -> bool:
     done = subprocess.run(ctl.command("list"), capture_output=True, env=environment(), check=False)
     return done.returncode == 0
+
+
+def entries_of(ctl: Ctl, *matches: str) -> list[dict[str, str]]:
+    """What the journal has of chdebugd, as journalctl tells it."""
+    command = ["journalctl", "-q", "-o", "json", "-D", str(ctl.journald.directory)]
+    done = subprocess.run(
+        [*command, "SYSLOG_IDENTIFIER=chdebugd", *matches],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]

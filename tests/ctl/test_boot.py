@@ -175,7 +175,6 @@ def test_the_marks_of_a_terminal_go_to_stderr(ctl: Ctl) -> None:
     ("words", "sentence"),
     [
         (["--kernel", "/nowhere"], "Cannot open '/nowhere': No such file or directory"),
-        (["--map", "nix"], "There is no code map 'nix'"),
         (["--disk", "readonly=on"], "--disk needs path=FILE"),
         (["--disk", "path=/x,num_queues=4"], "'num_queues' is not supported"),
         (["--cpus", "boot=1,max=4"], "give max the number of boot"),
