@@ -7,7 +7,7 @@ PY = $(VENV)/bin/python
 PYTEST = $(PY) -m pytest
 
 C_SOURCES = $(wildcard chdebugd/*/*.[ch] chdebugd/*/*/*.[ch]) chdebugd/vmm/boot/demo_guest.S
-BUILDERS = setup.py $(wildcard chdebugd/*/*_build.py)
+BUILDERS = setup.py $(wildcard chdebugd/*/*_build.py chdebugd/*/*/*_build.py)
 
 .PHONY: all deps build demo test unit lint deb clean
 

@@ -30,6 +30,7 @@ setup(
     cffi_modules=[
         "chdebugd/trace/ring_build.py:builder",
         "chdebugd/vmm/kvm_build.py:builder",
+        "chdebugd/vmm/virtio/engine_build.py:builder",
     ],
     cmdclass={"build_ext": BuildAll},
 )

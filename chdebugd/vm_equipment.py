@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import struct
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from chdebugd.control import FileRole, StartRequest, close_all
-from chdebugd.errors import LimitExceededError
+from chdebugd.errors import InvalidImageError, LimitExceededError
 from chdebugd.text_output import FileText, JournalText, PtyText
 from chdebugd.trace.journal import INFO, LEVELS, SOCKET, WARNING, Journal, MessageId
 from chdebugd.trace.sinks import JournalSink
@@ -21,6 +25,8 @@ from chdebugd.vmm.machine import MachineConfig
 
 if TYPE_CHECKING:
     from chdebugd.trace.codemap import CodeMap
+    from chdebugd.vmm.virtio.block import Disk
+    from chdebugd.vmm.virtio.net import Tap
 
 IMAGES = ("kernel", "initrd", "firmware")
 TEXT_PORTS = ("serial", "debug-console", "firmware-debug")
@@ -38,12 +44,12 @@ class Equipment:
         self._sinks = sinks
         self._loop = loop
         self._stack = ExitStack()
-        self._files: dict[str, tuple[FileRole, int]] = {}
+        self._files: list[tuple[FileRole, int]] = []
         for role, fd in zip(request.files, fds, strict=True):
             if role.role == "log-file":
                 sinks.log.reopen(fd)
             else:
-                self._files[role.id or role.role] = (role, fd)
+                self._files.append((role, fd))
                 self._stack.callback(close_all, [fd])
         codes, problem = _load_codes(request.code_map)
         journal = Journal(request.journal or SOCKET)
@@ -59,7 +65,7 @@ class Equipment:
         if mode == "journal":
             return JournalText(lambda line: self._post_line(port, line))
         if mode == "file":
-            return FileText(self._files[port][1])
+            return FileText(next(fd for role, fd in self._files if role.role == port))
         if mode == "pty":
             terminal = PtyText()
             self._stack.callback(terminal.close)
@@ -83,6 +89,9 @@ class Equipment:
             memory=request.memory,
             cpus=request.cpus,
             boot=self._boot_source(),
+            disks=self._disks(),
+            taps=self._taps(),
+            rng=request.rng,
             serial=self._outputs["serial"],
             debug_console=self._outputs["debug-console"],
             firmware_debug=self._outputs["firmware-debug"],
@@ -90,15 +99,33 @@ class Equipment:
 
     def _boot_source(self) -> BootSource:
         images = {
-            role: Image(role, self._files[role][0].name, self._files[role][1])
-            for role in IMAGES
-            if role in self._files
+            role.role: Image(role.role, role.name, fd)
+            for role, fd in self._files
+            if role.role in IMAGES
         }
         if "kernel" not in images and "firmware" not in images:
             images["firmware"] = demo = open_demo_guest()
-            self._files["firmware"] = (FileRole("firmware", demo.name), demo.fd)
+            self._files.append((FileRole("firmware", demo.name), demo.fd))
             self._stack.callback(close_all, [demo.fd])
         return BootSource(**images, cmdline=self._request.cmdline)
+
+    def _disks(self) -> tuple[Disk, ...]:
+        roles = [(role, fd) for role, fd in self._files if role.role == "disk"]
+        if not roles:
+            return ()
+        from chdebugd.vmm.virtio.block import Disk
+
+        for role, fd in roles:
+            _lock_image(role, fd)
+        return tuple(Disk(fd, role.name, role.id, role.readonly) for role, fd in roles)
+
+    def _taps(self) -> tuple[Tap, ...]:
+        roles = [(role, fd) for role, fd in self._files if role.role == "tap"]
+        if not roles:
+            return ()
+        from chdebugd.vmm.virtio.net import Tap
+
+        return tuple(Tap(fd, role.mac, role.id) for role, fd in roles)
 
     def close(self) -> None:
         """Post half lines of text, and close all but the log file, which its sink owns."""
@@ -106,6 +133,22 @@ class Equipment:
             if isinstance(output, JournalText):
                 output.flush()
         self._stack.close()
+
+
+def _lock_image(role: FileRole, fd: int) -> None:
+    """Let nobody write an image that another VM reads or writes (fcntl(2), OFD locks).
+
+    The lock goes with the descriptor; raises InvalidImageError.
+    """
+    kind = fcntl.F_RDLCK if role.readonly else fcntl.F_WRLCK
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return  # a file system without locks
+        raise InvalidImageError(
+            f"Disk '{role.name}' is in use, by another VM or tool; stop that, or give a copy"
+        ) from None
 
 
 def _load_codes(name: str) -> tuple[CodeMap | None, str]:

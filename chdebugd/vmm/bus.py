@@ -7,7 +7,9 @@ claims reads all ones, and a write to it goes nowhere.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 
@@ -27,33 +29,38 @@ class _Range(NamedTuple):
     device: Device
 
 
+_start = attrgetter("start")
+
+
 class Bus:
-    """Ports or guest physical addresses, and the devices behind them."""
+    """Ports or guest physical addresses, and the devices behind them.
+
+    Any thread may look up while one changes the ranges: a change puts a new tuple in place.
+    """
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ranges: list[_Range] = []
+        self._ranges: tuple[_Range, ...] = ()
+        self._changing = threading.Lock()
 
     def insert(self, device: Device, start: int, length: int) -> None:
         """Let `device` answer `length` addresses from `start`; ValueError where one is taken."""
         end = start + length
-        at = bisect_right(self._starts, start)
-        taken_before = at > 0 and self._ranges[at - 1].end > start
-        taken_after = at < len(self._starts) and self._starts[at] < end
-        if length < 1 or taken_before or taken_after:
-            raise ValueError(f"Addresses {start:#x}-{end - 1:#x} are empty or taken")
-        self._starts.insert(at, start)
-        self._ranges.insert(at, _Range(start, end, device))
+        with self._changing:
+            ranges = self._ranges
+            if length < 1 or any(each.start < end and start < each.end for each in ranges):
+                raise ValueError(f"Addresses {start:#x}-{end - 1:#x} are empty or taken")
+            self._ranges = tuple(sorted((*ranges, _Range(start, end, device)), key=_start))
 
     def remove(self, device: Device) -> None:
         """Take back all ranges of `device`; nothing where it has none."""
-        self._ranges = [entry for entry in self._ranges if entry.device is not device]
-        self._starts = [entry.start for entry in self._ranges]
+        with self._changing:
+            self._ranges = tuple(each for each in self._ranges if each.device is not device)
 
     def _find(self, address: int) -> _Range | None:
-        at = bisect_right(self._starts, address) - 1
-        if at >= 0 and address < self._ranges[at].end:
-            return self._ranges[at]
+        ranges = self._ranges
+        at = bisect_right(ranges, address, key=_start) - 1
+        if at >= 0 and address < ranges[at].end:
+            return ranges[at]
         return None
 
     def read(self, address: int, size: int) -> int:

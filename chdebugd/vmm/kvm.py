@@ -31,6 +31,9 @@ NEEDED = {
     "KVM_CAP_MP_STATE": lib.KVM_CAP_MP_STATE,
     "KVM_CAP_READONLY_MEM": lib.KVM_CAP_READONLY_MEM,
     "KVM_CAP_IMMEDIATE_EXIT": lib.KVM_CAP_IMMEDIATE_EXIT,
+    "KVM_CAP_IRQ_ROUTING": lib.KVM_CAP_IRQ_ROUTING,
+    "KVM_CAP_SIGNAL_MSI": lib.KVM_CAP_SIGNAL_MSI,
+    "KVM_CAP_IOEVENTFD_ANY_LENGTH": lib.KVM_CAP_IOEVENTFD_ANY_LENGTH,
 }
 
 
@@ -171,12 +174,12 @@ class Vm(_Fd):
         line.irq, line.level = gsi, level
         self.ioctl("KVM_IRQ_LINE", line)
 
-    def send_msi(self, address: int, data: int) -> None:
-        """KVM_SIGNAL_MSI: a message-signalled interrupt."""
-        msi = ffi.new("struct kvm_msi *")
-        msi.address_lo, msi.address_hi = address & 0xFFFF_FFFF, address >> 32
-        msi.data = data
-        self.ioctl("KVM_SIGNAL_MSI", msi)
+    def ioeventfd(self, address: int, fd: int, *, attach: bool) -> None:
+        """KVM_IOEVENTFD: a write of any size to guest address `address` writes `fd`, or no more."""
+        event = ffi.new("struct kvm_ioeventfd *")
+        event.addr, event.fd = address, fd
+        event.flags = 0 if attach else lib.KVM_IOEVENTFD_FLAG_DEASSIGN
+        self.ioctl("KVM_IOEVENTFD", event)
 
     def create_vcpu(self, index: int) -> VcpuFd:
         """KVM_CREATE_VCPU with APIC id `index`."""

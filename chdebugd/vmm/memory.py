@@ -26,6 +26,7 @@ class Region(NamedTuple):
     size: int
     view: memoryview
     address: int
+    readonly: bool = False
 
     def holds(self, gpa: int, size: int) -> bool:
         """Whether all of the access lies inside."""
@@ -52,6 +53,11 @@ class GuestMemory:
         """The first address after RAM below the hole."""
         return min(self.size, HOLE_START)
 
+    @property
+    def ram(self) -> list[Region]:
+        """The regions that devices may read and write."""
+        return [region for region in self.regions if not region.readonly]
+
     def add_rom(self, image: bytes) -> None:
         """Map `image`, padded at its front to whole pages, to end at 4 GiB, read-only."""
         size = -(-len(image) // PAGE) * PAGE
@@ -71,7 +77,7 @@ class GuestMemory:
         address, pin = address_of(memory)
         self._stack.callback(pin)
         self._vm.add_memory(gpa, size, address, readonly=readonly)
-        region = Region(gpa, size, view, address)
+        region = Region(gpa, size, view, address, readonly)
         self.regions.append(region)
         return region
 

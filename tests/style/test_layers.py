@@ -23,16 +23,19 @@ CTL_NEEDS = {"trace.codemap", "trace.event", "trace.journal", "object_path", "db
 DOORS = {
     "dbus_next": {"dbus_library"},
     "systemd": {"systemd_notify", "trace.journal_reader"},
-    "cffi": {"vmm.kvm_build", "trace.ring_build"},
+    "cffi": {"vmm.kvm_build", "vmm.virtio.engine_build", "trace.ring_build"},
     "_cffi_backend": set(),
     "threading": {
         "trace.sinks",
+        "vmm.bus",
         "vmm.devices.serial",
         "vmm.gate",
         "vmm.machine",
         "vmm.vcpu",
+        "vmm.virtio.function",
     },
     "chdebugd.vmm._kvm": {"vmm.kvm"},
+    "chdebugd.vmm.virtio._engine": {"vmm.virtio.engine"},
     "chdebugd.trace._ring": {"trace.ring"},
 }
 

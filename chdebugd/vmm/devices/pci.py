@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from chdebugd.errors import LimitExceededError
+from chdebugd.vmm.layout import PCI_SLOTS
+
 ENABLE = 1 << 31
 MULTIFUNCTION = 0x80
 HOST_BRIDGE_CLASS = 0x060000
@@ -73,13 +76,18 @@ class PciConfig:
         self._address = 0
         self._functions: dict[int, Function] = {0: host_bridge()}
 
-    def add(self, function: Function) -> int:
-        """Plug `function` into the next free slot of bus 0; returns the slot."""
+    def next_slot(self) -> int:
+        """The next free slot of bus 0; raises LimitExceededError."""
         slot = len(self._functions)
-        if slot > 31:
-            raise ValueError("PCI bus 0 has 32 slots, and all are taken")
-        self._functions[slot] = function
+        if slot >= PCI_SLOTS:
+            raise LimitExceededError(
+                f"The VM has more than {PCI_SLOTS - 1} disks, taps and the like; give it fewer"
+            )
         return slot
+
+    def add(self, slot: int, function: Function) -> None:
+        """Plug `function` into a free slot of bus 0."""
+        self._functions[slot] = function
 
     def read(self, offset: int, size: int) -> int:
         """The address as last written, or the register it names."""

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A block device over a raw image (virtio 1.2, section 5.2).
+ */
+#ifndef CHD_BLOCK_H
+#define CHD_BLOCK_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "queue.h"
+
+#define CHD_SECTOR 512
+#define CHD_ID_BYTES 20
+#define CHD_REQUEST_MAX (64u << 20) /* bytes; far beyond what the limits we tell allow */
+
+enum {
+        CHD_BLOCK_IN = 0,
+        CHD_BLOCK_OUT = 1,
+        CHD_BLOCK_FLUSH = 4,
+        CHD_BLOCK_GET_ID = 8,
+        CHD_BLOCK_DISCARD = 11,
+        CHD_BLOCK_WRITE_ZEROES = 13,
+};
+enum { CHD_BLOCK_OK, CHD_BLOCK_IOERR, CHD_BLOCK_UNSUPP };
+
+struct chd_block {
+        int fd;
+        int readonly;
+        uint64_t sectors;
+        char id[CHD_ID_BYTES]; /* filled with zeros, not ended by one */
+};
+
+struct chd_block_header {
+        uint32_t type;
+        uint32_t reserved;
+        uint64_t sector;
+};
+
+struct chd_block_range {
+        uint64_t sector;
+        uint32_t n_sectors;
+        uint32_t flags;
+};
+
+static int chd_block_holds(const struct chd_block *block, uint64_t sector, uint64_t bytes)
+{
+        uint64_t n_sectors = bytes / CHD_SECTOR;
+
+        return bytes % CHD_SECTOR == 0 && bytes <= CHD_REQUEST_MAX && n_sectors <= block->sectors &&
+               sector <= block->sectors - n_sectors;
+}
+
+/* All of the parts to or from the image. Returns 0 or -errno. */
+static int chd_block_move(int fd, struct iovec *parts, int n, uint64_t offset, int is_write)
+{
+        while (n) {
+                ssize_t result = is_write ? pwritev(fd, parts, n, (off_t)offset)
+                                          : preadv(fd, parts, n, (off_t)offset);
+                size_t moved = (size_t)result;
+
+                if (result < 0 && errno == EINTR)
+                        continue;
+                if (result < 0)
+                        return -errno;
+                offset += moved;
+                for (; n && moved >= parts->iov_len; parts++, n--)
+                        moved -= parts->iov_len;
+                if (n && !result)
+                        return -EIO; /* the image became shorter */
+                if (n) {
+                        parts->iov_base = (uint8_t *)parts->iov_base + moved;
+                        parts->iov_len -= moved;
+                }
+        }
+        return 0;
+}
+
+static int chd_block_zero(int fd, uint64_t offset, uint64_t bytes)
+{
+        static const uint8_t zeros[1 << 16];
+
+        while (bytes) {
+                size_t some = bytes < sizeof(zeros) ? bytes : sizeof(zeros);
+                ssize_t moved = pwrite(fd, zeros, some, (off_t)offset);
+
+                if (moved < 0 && errno == EINTR)
+                        continue;
+                if (moved <= 0)
+                        return moved ? -errno : -EIO;
+                offset += (uint64_t)moved;
+                bytes -= (uint64_t)moved;
+        }
+        return 0;
+}
+
+/* Discard gives space back; write-zeroes does so too where the file system can. */
+static int chd_block_clear(const struct chd_block *block, struct chd_chain *chain, uint32_t type)
+{
+        struct chd_block_range range;
+        uint64_t offset;
+        uint64_t bytes;
+
+        if (chain->out_bytes != sizeof(struct chd_block_header) + sizeof(range) ||
+            chd_parts_read(chain->parts, chain->n_out, &range, sizeof(range)) < 0)
+                return CHD_BLOCK_UNSUPP;
+        offset = range.sector * CHD_SECTOR;
+        bytes = (uint64_t)range.n_sectors * CHD_SECTOR;
+        if (!chd_block_holds(block, range.sector, bytes))
+                return CHD_BLOCK_IOERR;
+        if (!bytes || !fallocate(block->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                 (off_t)offset, (off_t)bytes))
+                return CHD_BLOCK_OK;
+        if (type == CHD_BLOCK_DISCARD)
+                return errno == EOPNOTSUPP ? CHD_BLOCK_OK : CHD_BLOCK_IOERR;
+        return chd_block_zero(block->fd, offset, bytes) ? CHD_BLOCK_IOERR : CHD_BLOCK_OK;
+}
+
+/* Do what the header asks; returns the status, and in `moved` the bytes written to the guest. */
+static int chd_block_do(const struct chd_block *block, const struct chd_block_header *header,
+                        struct chd_chain *chain, uint64_t in_bytes, uint32_t *moved)
+{
+        uint64_t out_bytes = chain->out_bytes - sizeof(*header);
+        uint64_t offset = header->sector * CHD_SECTOR;
+
+        switch (header->type) {
+        case CHD_BLOCK_IN:
+                if (!chd_block_holds(block, header->sector, in_bytes) ||
+                    chd_block_move(block->fd, chain->in, chain->n_in, offset, 0))
+                        return CHD_BLOCK_IOERR;
+                *moved = (uint32_t)in_bytes;
+                return CHD_BLOCK_OK;
+        case CHD_BLOCK_OUT:
+                if (block->readonly || !chd_block_holds(block, header->sector, out_bytes) ||
+                    chd_block_move(block->fd, chain->parts, chain->n_out, offset, 1))
+                        return CHD_BLOCK_IOERR;
+                return CHD_BLOCK_OK;
+        case CHD_BLOCK_FLUSH:
+                return block->readonly || !fdatasync(block->fd) ? CHD_BLOCK_OK : CHD_BLOCK_IOERR;
+        case CHD_BLOCK_GET_ID:
+                *moved = (uint32_t)chd_parts_write(chain->in, chain->n_in, block->id,
+                                                   sizeof(block->id));
+                return CHD_BLOCK_OK;
+        case CHD_BLOCK_DISCARD:
+        case CHD_BLOCK_WRITE_ZEROES:
+                return block->readonly ? CHD_BLOCK_IOERR
+                                       : chd_block_clear(block, chain, header->type);
+        default:
+                return CHD_BLOCK_UNSUPP;
+        }
+}
+
+/* Serve one request. Returns the bytes written to the guest, or -EINVAL for one without status. */
+static int64_t chd_block_serve(const struct chd_block *block, struct chd_chain *chain)
+{
+        struct chd_block_header header;
+        struct iovec *last;
+        uint8_t *status;
+        uint32_t moved = 0;
+
+        if (!chain->in_bytes ||
+            chd_parts_read(chain->parts, chain->n_out, &header, sizeof(header)) < 0)
+                return -EINVAL;
+        last = chain->in + chain->n_in - 1;
+        while (!last->iov_len)
+                last--;
+        last->iov_len--;
+        status = (uint8_t *)last->iov_base + last->iov_len;
+        *status = (uint8_t)chd_block_do(block, &header, chain, chain->in_bytes - 1, &moved);
+        return (int64_t)moved + 1;
+}
+
+#endif

@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The data path of one virtio device: a thread that serves its queues without
+ * Python, woken by an ioeventfd, and interrupts by MSI or by the INTx wire.
+ *
+ * Two locks. `work` is held by whoever touches queues: the thread while it
+ * serves, a vCPU while it changes them. `wires` guards interrupt state and is
+ * taken last. `holds` counts those who wait for `work` or want the thread to
+ * stand still; the thread looks at it between two requests.
+ */
+#include <errno.h>
+#include <linux/kvm.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+
+#include "block.h"
+#include "net.h"
+#include "queue.h"
+
+#define CHD_QUEUES 2
+#define CHD_VECTORS (CHD_QUEUES + 1)
+#define CHD_NO_VECTOR 0xffff
+#define CHD_STACK (128 * 1024)   /* bytes */
+#define CHD_ENTROPY_MAX 65536    /* bytes a request */
+#define CHD_ISR_QUEUE 1
+#define CHD_ISR_CONFIG 2
+
+enum { CHD_BLOCK, CHD_ENTROPY, CHD_NET };
+
+/* A GSI that several devices hold high together. */
+struct chd_line {
+        int vm_fd;
+        uint32_t gsi;
+        uint32_t holders; /* a bit a device */
+        pthread_mutex_t lock;
+};
+
+struct chd_vector {
+        uint64_t address;
+        uint32_t data;
+        int masked;
+        int pending;
+};
+
+struct chd_engine {
+        int kind;
+        int vm_fd;
+        int kick; /* eventfd */
+        int n_queues;
+        uint64_t features; /* that the driver accepted */
+        struct chd_ram ram;
+        struct chd_block block;
+        struct chd_net net;
+
+        struct chd_line *line;
+        uint32_t line_bit;
+        uint16_t config_vector;
+        int msix_on;
+        int msix_masked;
+        int intx_off;
+        uint32_t isr;
+        struct chd_vector vectors[CHD_VECTORS];
+        pthread_mutex_t wires;
+
+        _Atomic int holds;
+        _Atomic int broken; /* the guest broke a rule; nothing is served until a reset */
+        int stop;
+        int has_thread;
+        pthread_t thread;
+        pthread_mutex_t work;
+        pthread_cond_t free;
+        struct chd_queue queues[CHD_QUEUES];
+        struct chd_chain chain;
+};
+
+/* Interrupts */
+
+static void chd_line_init(struct chd_line *line)
+{
+        pthread_mutex_init(&line->lock, NULL);
+}
+
+static void chd_line_hold(struct chd_line *line, uint32_t bit, int level)
+{
+        struct kvm_irq_level pin = { .irq = line->gsi, .level = level ? 1 : 0 };
+        uint32_t before;
+
+        pthread_mutex_lock(&line->lock);
+        before = line->holders;
+        line->holders = level ? before | bit : before & ~bit;
+        if (!before != !line->holders)
+                ioctl(line->vm_fd, KVM_IRQ_LINE, &pin);
+        pthread_mutex_unlock(&line->lock);
+}
+
+static void chd_update_line(struct chd_engine *engine)
+{
+        int level = engine->isr && !engine->msix_on && !engine->intx_off;
+
+        chd_line_hold(engine->line, engine->line_bit, level);
+}
+
+/* A message that the guest made up goes nowhere; KVM says so, and it is the guest's loss. */
+static void chd_send(struct chd_engine *engine, struct chd_vector *vector)
+{
+        struct kvm_msi msi = {
+                .address_lo = (uint32_t)vector->address,
+                .address_hi = (uint32_t)(vector->address >> 32),
+                .data = vector->data,
+        };
+
+        if (engine->msix_masked || vector->masked) {
+                vector->pending = 1;
+                return;
+        }
+        vector->pending = 0;
+        ioctl(engine->vm_fd, KVM_SIGNAL_MSI, &msi);
+}
+
+static void chd_interrupt(struct chd_engine *engine, uint16_t vector, uint32_t isr)
+{
+        pthread_mutex_lock(&engine->wires);
+        if (!engine->msix_on) {
+                engine->isr |= isr;
+                chd_update_line(engine);
+        } else if (vector < CHD_VECTORS) {
+                chd_send(engine, &engine->vectors[vector]);
+        }
+        pthread_mutex_unlock(&engine->wires);
+}
+
+static void chd_engine_set_vector(struct chd_engine *engine, int index, uint64_t address,
+                                  uint32_t data, int masked)
+{
+        struct chd_vector *vector = &engine->vectors[index];
+
+        pthread_mutex_lock(&engine->wires);
+        vector->address = address;
+        vector->data = data;
+        vector->masked = masked;
+        if (vector->pending && engine->msix_on)
+                chd_send(engine, vector);
+        pthread_mutex_unlock(&engine->wires);
+}
+
+static void chd_engine_set_interrupts(struct chd_engine *engine, int msix_on, int msix_masked,
+                                      int intx_off)
+{
+        pthread_mutex_lock(&engine->wires);
+        engine->msix_on = msix_on;
+        engine->msix_masked = msix_masked;
+        engine->intx_off = intx_off;
+        for (int i = 0; msix_on && i < CHD_VECTORS; i++)
+                if (engine->vectors[i].pending)
+                        chd_send(engine, &engine->vectors[i]);
+        chd_update_line(engine);
+        pthread_mutex_unlock(&engine->wires);
+}
+
+/* Read and clear the interrupt status, which lowers the wire. */
+static int chd_engine_take_isr(struct chd_engine *engine)
+{
+        uint32_t isr;
+
+        pthread_mutex_lock(&engine->wires);
+        isr = engine->isr;
+        engine->isr = 0;
+        chd_update_line(engine);
+        pthread_mutex_unlock(&engine->wires);
+        return (int)isr;
+}
+
+/* Serving */
+
+static int64_t chd_entropy_serve(struct chd_chain *chain)
+{
+        uint8_t bytes[256];
+        uint64_t left = chain->in_bytes < CHD_ENTROPY_MAX ? chain->in_bytes : CHD_ENTROPY_MAX;
+        int64_t done = 0;
+
+        if (chain->n_out)
+                return -EINVAL;
+        for (int i = 0; left && i < chain->n_in; i++) {
+                struct iovec part = chain->in[i];
+
+                while (left && part.iov_len) {
+                        size_t some = part.iov_len < sizeof(bytes) ? part.iov_len : sizeof(bytes);
+
+                        some = left < some ? left : some;
+                        if (getrandom(bytes, some, 0) != (ssize_t)some)
+                                return done;
+                        memcpy(part.iov_base, bytes, some);
+                        part.iov_base = (uint8_t *)part.iov_base + some;
+                        part.iov_len -= some;
+                        left -= some;
+                        done += (int64_t)some;
+                }
+        }
+        return done;
+}
+
+static int64_t chd_serve(struct chd_engine *engine, int index)
+{
+        switch (engine->kind) {
+        case CHD_BLOCK:
+                return chd_block_serve(&engine->block, &engine->chain);
+        case CHD_ENTROPY:
+                return chd_entropy_serve(&engine->chain);
+        default:
+                return index == CHD_NET_SEND ? chd_net_send(&engine->net, &engine->chain)
+                                             : chd_net_receive(&engine->net, &engine->chain);
+        }
+}
+
+static int chd_is_ready(struct chd_engine *engine, int index)
+{
+        int is_receive = engine->kind == CHD_NET && index == CHD_NET_RECEIVE;
+
+        return !is_receive || chd_net_fetch(&engine->net);
+}
+
+static void chd_break(struct chd_engine *engine)
+{
+        atomic_store(&engine->broken, 1);
+        chd_interrupt(engine, __atomic_load_n(&engine->config_vector, __ATOMIC_RELAXED),
+                      CHD_ISR_CONFIG);
+}
+
+/* One round over a queue, no longer than it is. Returns whether there may be more to do. */
+static int chd_serve_queue(struct chd_engine *engine, int index)
+{
+        struct chd_queue *queue = &engine->queues[index];
+        int result = 1;
+
+        chd_queue_listen(queue, engine->features, 0);
+        for (uint32_t n = 0; n < queue->size && !atomic_load(&engine->holds); n++) {
+                int64_t length;
+
+                if (!chd_is_ready(engine, index))
+                        break;
+                result = chd_queue_take(queue, &engine->ram, engine->features, &engine->chain);
+                if (result <= 0)
+                        break;
+                length = chd_serve(engine, index);
+                if (length < 0) {
+                        result = -EINVAL;
+                        break;
+                }
+                chd_queue_put(queue, engine->chain.head, (uint32_t)length);
+        }
+        if (chd_queue_signals(queue, engine->features))
+                chd_interrupt(engine, __atomic_load_n(&queue->vector, __ATOMIC_RELAXED),
+                              CHD_ISR_QUEUE);
+        if (result < 0) {
+                chd_break(engine);
+                return 0;
+        }
+        return chd_queue_listen(queue, engine->features, 1) && chd_is_ready(engine, index);
+}
+
+static int chd_serve_all(struct chd_engine *engine)
+{
+        int more = 0;
+
+        for (int i = 0; i < engine->n_queues && !atomic_load(&engine->broken); i++)
+                if (engine->queues[i].size)
+                        more |= chd_serve_queue(engine, i);
+        return more && !atomic_load(&engine->broken);
+}
+
+/* Sleep until the guest or the tap has something. */
+static void chd_sleep(struct chd_engine *engine)
+{
+        struct pollfd polls[2] = { { .fd = engine->kick, .events = POLLIN },
+                                   { .fd = -1, .events = POLLIN } };
+        uint64_t count;
+        ssize_t got;
+
+        if (engine->kind == CHD_NET && engine->queues[CHD_NET_RECEIVE].size &&
+            !atomic_load(&engine->broken) && !engine->net.waiting && !engine->net.is_dead)
+                polls[1].fd = engine->net.fd;
+        pthread_mutex_unlock(&engine->work);
+        poll(polls, 2, -1);
+        if (polls[0].revents) {
+                got = read(engine->kick, &count, sizeof(count));
+                (void)got;
+        }
+        pthread_mutex_lock(&engine->work);
+}
+
+static void *chd_engine_main(void *argument)
+{
+        struct chd_engine *engine = argument;
+
+        pthread_mutex_lock(&engine->work);
+        while (!engine->stop) {
+                if (atomic_load(&engine->holds))
+                        pthread_cond_wait(&engine->free, &engine->work);
+                else if (!chd_serve_all(engine))
+                        chd_sleep(engine);
+        }
+        pthread_mutex_unlock(&engine->work);
+        return NULL;
+}
+
+/* What Python calls */
+
+static void chd_wake(struct chd_engine *engine)
+{
+        uint64_t one = 1;
+        ssize_t written = write(engine->kick, &one, sizeof(one));
+
+        (void)written;
+}
+
+/* Bring the thread to stand still; it does when this returns. */
+static void chd_engine_hold(struct chd_engine *engine)
+{
+        atomic_fetch_add(&engine->holds, 1);
+        pthread_mutex_lock(&engine->work);
+        pthread_mutex_unlock(&engine->work);
+}
+
+/* Let it go on, where nobody else holds it. */
+static void chd_engine_release(struct chd_engine *engine)
+{
+        pthread_mutex_lock(&engine->work);
+        atomic_fetch_sub(&engine->holds, 1);
+        pthread_cond_signal(&engine->free);
+        pthread_mutex_unlock(&engine->work);
+        chd_wake(engine); /* it may have slept through a notification meanwhile */
+}
+
+/* Start the thread, with all signals left to others. Returns 0 or -errno. */
+static int chd_engine_start(struct chd_engine *engine, const char *name)
+{
+        pthread_attr_t attributes;
+        sigset_t all;
+        sigset_t before;
+        int result;
+
+        pthread_mutex_init(&engine->wires, NULL);
+        pthread_mutex_init(&engine->work, NULL);
+        pthread_cond_init(&engine->free, NULL);
+        engine->config_vector = CHD_NO_VECTOR;
+        for (int i = 0; i < CHD_VECTORS; i++)
+                engine->vectors[i].masked = 1; /* as the MSI-X table says at first */
+        sigfillset(&all);
+        pthread_attr_init(&attributes);
+        pthread_attr_setstacksize(&attributes, CHD_STACK);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        result = pthread_create(&engine->thread, &attributes, chd_engine_main, engine);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        pthread_attr_destroy(&attributes);
+        engine->has_thread = !result;
+        if (!result)
+                pthread_setname_np(engine->thread, name);
+        return -result;
+}
+
+/* End the thread and wait for it; after that the engine touches no memory. Twice is fine. */
+static void chd_engine_stop(struct chd_engine *engine)
+{
+        if (!engine->has_thread)
+                return;
+        chd_engine_hold(engine);
+        engine->stop = 1;
+        chd_engine_release(engine);
+        pthread_join(engine->thread, NULL);
+        engine->has_thread = 0;
+}
+
+/* Serve queue `index` from now on. Returns 0, or -EINVAL where the driver set it up wrongly. */
+static int chd_engine_start_queue(struct chd_engine *engine, int index, uint32_t size,
+                                  uint64_t table, uint64_t avail, uint64_t used)
+{
+        int result;
+
+        chd_engine_hold(engine);
+        result = chd_queue_start(&engine->queues[index], &engine->ram, size, table, avail, used);
+        if (result)
+                engine->queues[index].size = 0;
+        chd_engine_release(engine);
+        if (result)
+                chd_break(engine);
+        return result;
+}
+
+/* Forget the queues and what the driver accepted. No guest memory is touched after this. */
+static void chd_engine_reset(struct chd_engine *engine)
+{
+        chd_engine_hold(engine);
+        for (int i = 0; i < CHD_QUEUES; i++) {
+                engine->queues[i].size = 0;
+                engine->queues[i].vector = CHD_NO_VECTOR;
+        }
+        engine->config_vector = CHD_NO_VECTOR;
+        engine->features = 0;
+        engine->net.waiting = 0;
+        atomic_store(&engine->broken, 0);
+        chd_engine_take_isr(engine);
+        chd_engine_release(engine);
+}
+
+static int chd_engine_is_broken(struct chd_engine *engine)
+{
+        return atomic_load(&engine->broken);
+}
