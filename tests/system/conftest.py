@@ -14,9 +14,13 @@ from container.debian import debian_root
 from container.host import check_host
 from container.trouble import NoContainerError
 
+from chdebugd.object_path import vm_path
+from tests.guests import rom
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 60  # seconds for anything that must happen
 DEMO_EVENTS = 10  # marks of the embedded demo guest
+VM = "org.chdebugd1.VM"
 
 
 def why_no_container() -> str:
@@ -58,7 +62,7 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def root(deb: Path) -> Path:
     """A minimal Debian that has nothing of ours."""
-    return debian_root("bookworm", deb)
+    return debian_root("bookworm", deb, also=("logrotate",))
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +91,22 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def get(container: Container, vm: str, name: str) -> str:
     """A property of a VM, as busctl prints its value."""
-    words = ["get-property", "org.chdebugd1", f"/org/chdebugd1/vm/{vm}", "org.chdebugd1.VM", name]
+    words = ["get-property", "org.chdebugd1", vm_path(vm), VM, name]
     return container.busctl(*words).stdout.split(maxsplit=1)[1].strip().strip('"')
 
 
 def wait_state(container: Container, vm: str, state: str) -> None:
     """Until the VM is in that state."""
     wait_for(lambda: get(container, vm, "State") == state)
+
+
+def guest(container: Container, name: str, code: bytes) -> tuple[str, str, str]:
+    """Put a guest in machine code into a file that chdebugd may read: the option for it."""
+    path = f"/srv/{name}.rom"
+    container.put(path, rom(code))
+    return ("firmware", "s", path)
+
+
+def call_vm(container: Container, vm: str, method: str, *words: str) -> None:
+    """Call a method of a VM as root."""
+    container.busctl("call", "org.chdebugd1", vm_path(vm), VM, method, *words)
