@@ -43,6 +43,7 @@ PORT_92 = 0x92
 DEBUG_CONSOLE = 0xE9
 COM1_PORT = 0x3F8  # 8 ports
 FIRMWARE_DEBUG = 0x402
+FW_CFG_PORT = 0x510  # 2 ports; QEMU docs/specs/fw_cfg.rst
 SLEEP_PORT = 0x600  # 1 resets, 0x34 is S5; as cloud-hypervisor has it
 PM_TIMER_PORT = 0x608  # 4 ports, 3.579545 MHz (ACPI 4.8.3.3)
 PM1_EVENT_PORT = 0x610  # status and enable, 2 ports each (ACPI 4.8.3.1)

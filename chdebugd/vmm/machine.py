@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chdebugd.trace.ring import Ring
 from chdebugd.vmm import cpu, layout
+from chdebugd.vmm.boot.fw_cfg_items import make_items
 from chdebugd.vmm.boot.loader import BootSource
 from chdebugd.vmm.bus import Bus
 from chdebugd.vmm.devices.debug_port import DebugPort
+from chdebugd.vmm.devices.fw_cfg import FwCfg
 from chdebugd.vmm.devices.i8042 import I8042
 from chdebugd.vmm.devices.pci import PciConfig
 from chdebugd.vmm.devices.power import Pm1, PmTimer, Port92, SleepPort
@@ -110,6 +112,8 @@ class Machine:
             self._plug_devices(config)
             self._engines = self._plug_virtio(config, stack)
             entry = config.boot.load(self.memory, config.cpus)
+            if isinstance(entry, cpu.ResetVector):
+                self._plug_fw_cfg(config)
             phase("image-loaded")
             self.vcpus = [
                 stack.enter_context(self._create_vcpu(index, config.cpus, entry, wakers))
@@ -151,6 +155,10 @@ class Machine:
             ports.insert(TextPort(config.debug_console), layout.DEBUG_CONSOLE, 1)
         if config.firmware_debug:
             ports.insert(TextPort(config.firmware_debug), layout.FIRMWARE_DEBUG, 1)
+
+    def _plug_fw_cfg(self, config: MachineConfig) -> None:
+        items = FwCfg(lambda: make_items(config.memory, config.cpus))
+        self.ports.insert(items, layout.FW_CFG_PORT, 2)
 
     def _plug_virtio(self, config: MachineConfig, stack: ExitStack) -> list[Engine]:
         """Plug disks, taps and the source of entropy into PCI, in this order."""

@@ -116,13 +116,13 @@ def run(build: Callable[..., tuple[Machine, threading.Event]], ring: Ring) -> Ca
     return run_guest
 
 
-def drain(ring: Ring, events: list[Event]) -> None:
-    """Read all whole events, as both durable readers."""
+def drain(ring: Ring, events: list[Event]) -> list[Event]:
+    """Add all whole events, as both durable readers; returns the list."""
     while True:
         batch, lost = ring.copy(ring.position(Reader.JOURNAL))
         assert lost == 0
         if not batch:
-            return
+            return events
         events += batch
         ring.move(Reader.LOG, batch[-1].ticket)
         ring.move(Reader.JOURNAL, batch[-1].ticket)

@@ -20,6 +20,7 @@ from chdebugd.vmm.memory import GuestMemory
 HEADER_SIZE, CHECKSUM_AT = 36, 9
 FADT_SIZE, FADT_FACS, FADT_DSDT, FADT_X_DSDT = 276, 36, 40, 140  # bytes, and offsets of pointers
 RSDP_XSDT = 24
+RSDP_CHECKSUMS = ((8, 20), (32, 36))  # where each is, and how many bytes it covers
 TABLE_STEP = 64
 OEM = b"CHDBGD"
 CREATOR = b"CHDB"
@@ -114,8 +115,8 @@ def _places(address: int, *sizes: int) -> list[int]:
 def _rsdp(xsdt: int) -> bytes:
     """Revision 2, with two checksums (5.2.5.3); no RSDT beside the XSDT."""
     data = bytearray(struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, OEM, 2, 0, 36, xsdt, 0))
-    data[8] = checksum(data[:20])
-    data[32] = checksum(data)
+    for at, length in RSDP_CHECKSUMS:
+        data[at] = checksum(data[:length])
     return bytes(data)
 
 

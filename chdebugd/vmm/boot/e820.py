@@ -13,13 +13,20 @@ from chdebugd.vmm.layout import (
 RAM, RESERVED = 1, 2
 
 
+def ram_ranges(size: int) -> list[tuple[int, int]]:
+    """Start and bytes of each piece of RAM of a machine with `size` bytes."""
+    ranges = [(0, min(size, HOLE_START))]
+    if size > HOLE_START:
+        ranges.append((HOLE_END, size - HOLE_START))
+    return ranges
+
+
 def memory_map(size: int) -> list[tuple[int, int, int]]:
     """Start, bytes and kind of each range of a machine with `size` bytes of RAM."""
-    ranges = [
+    (_, low), *high = ram_ranges(size)
+    return [
         (0, LOW_RAM_END, RAM),
         (ACPI_ADDRESS, HIGH_RAM_START - ACPI_ADDRESS, RESERVED),
-        (HIGH_RAM_START, min(size, HOLE_START) - HIGH_RAM_START, RAM),
+        (HIGH_RAM_START, low - HIGH_RAM_START, RAM),
+        *((start, length, RAM) for start, length in high),
     ]
-    if size > HOLE_START:
-        ranges.append((HOLE_END, size - HOLE_START, RAM))
-    return ranges

@@ -28,6 +28,7 @@ class Rtc:
         self._ram = bytearray(128)
         self._ram[REG_A], self._ram[REG_B] = A_DIVIDER, B_24_HOURS
         self._describe_memory(memory_size)
+        self._ram[0x3D] = 2  # SeaBIOS: boot the hard disk first
         self._ram[0x5F] = min(n_cpus - 1, 255)  # what SeaBIOS waits for
 
     def _describe_memory(self, size: int) -> None:
