@@ -182,7 +182,7 @@ class Manager:
         try:
             async with asyncio.timeout(5):
                 await vm.call("kill")
-        except (TimeoutError, StartFailedError):
+        except (TimeoutError, ChdebugdError):  # it hangs, or is just about to be gone
             await self._launcher.kill(vm.name)
 
     async def remove(self, vm: VM) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 
@@ -255,6 +256,23 @@ async def test_the_marks_of_a_killed_vm_process_are_not_lost(
     entries = daemon.journal.entries(MESSAGE_ID=EVENT)
     assert [int(entry["SEQ"]) for entry in entries] == list(range(1, 3001))
     await client.wait_for(lambda: len(log_lines(daemon, "dead.log")) == 3000)
+
+
+@story
+async def test_a_vm_whose_process_dies_while_it_is_removed_is_removed(
+    daemon: Daemon, client: Client
+) -> None:
+    path = await client.start_vm("r", firmware=firmware(daemon, mark(0x40) + SLEEP))
+    pid = vm_pids(daemon.runtime_dir)["r"]
+    os.kill(pid, signal.SIGSTOP)
+    removal = asyncio.create_task(client.call(path, "org.chdebugd1.VM", "Remove"))
+    for _ in range(3):  # the request waits for the process by then
+        await client.call("/org/chdebugd1", "org.chdebugd1.Manager", "ListVMs")
+
+    os.kill(pid, signal.SIGKILL)
+
+    await removal
+    assert await client.call("/org/chdebugd1", "org.chdebugd1.Manager", "ListVMs") == []
 
 
 @story
