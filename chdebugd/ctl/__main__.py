@@ -6,9 +6,11 @@ import os
 import sys
 
 from chdebugd.ctl import (
+    bench,
     blame,
     boot,
     codes,
+    compare,
     console,
     events,
     monitor,
@@ -26,6 +28,8 @@ FILES = [
     events.add,
     times.add,
     blame.add,
+    compare.add,
+    bench.add,
     codes.add,
 ]
 

@@ -85,6 +85,7 @@ class BusClient:
 
     async def _send(self, message: Message) -> list[Any]:
         answer = asyncio.ensure_future(self._bus.call(message))
+        answer.add_done_callback(_ignore_failure)
         await asyncio.wait([answer, self._ended], return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             answer.cancel()
@@ -138,6 +139,12 @@ class BusClient:
         """Events of a VM's boot from the daemon: seq, elapsed_nsec, code, component, details."""
         [found] = await self.call(path, VM, "GetEvents", "tu", since, limit)
         return [[*event[:4], plain(event[4])] for event in found]
+
+
+def _ignore_failure(answer: asyncio.Future[Any]) -> None:
+    """Whoever still waits for the answer is told; nobody else needs to be."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def plain(found: dict[str, Variant]) -> dict[str, Any]:

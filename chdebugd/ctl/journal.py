@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from chdebugd.ctl.errors import CtlError
 from chdebugd.ctl.place import Place
@@ -37,20 +37,6 @@ def entries(place: Place, *matches: str, newest: int | None = None) -> Iterator[
         assert process.stdout is not None
         yield from _parse(process.stdout)
         _check(process)
-
-
-def follow(place: Place, *matches: str) -> Generator[Entry, None, None]:
-    """The entries that match, those that are there and those that will come, without an end.
-
-    Close it when you have seen enough.
-    """
-    with _journalctl(place, ["--follow", "--lines=all", *matches]) as process:
-        assert process.stdout is not None
-        try:
-            yield from _parse(process.stdout)
-            _check(process)
-        finally:
-            process.kill()
 
 
 def _journalctl(place: Place, words: list[str]) -> subprocess.Popen[bytes]:

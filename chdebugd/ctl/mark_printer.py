@@ -14,8 +14,16 @@ ANSI = {"blue": 34, "yellow": 33, "magenta": 35, "cyan": 36, "green": 32, "red":
 class MarkPrinter:
     """Lines for people go to stdout, or to stderr where a guest's console has stdout."""
 
-    def __init__(self, output: Output, *, to_stderr: bool = False, with_vm: bool = False) -> None:
-        """`with_vm` puts the VM's name in front of each line."""
+    def __init__(
+        self,
+        output: Output,
+        *,
+        to_stderr: bool = False,
+        with_vm: bool = False,
+        silent: bool = False,
+    ) -> None:
+        """`with_vm` puts the VM's name in front of each line; a `silent` printer prints nothing."""
+        self._silent = silent
         self._output = output
         self._file = sys.stderr if to_stderr else sys.stdout
         self._with_vm = with_vm
@@ -23,6 +31,8 @@ class MarkPrinter:
 
     def mark(self, vm: str, event: list[Any]) -> None:
         """One event as signalled: seq, elapsed_nsec, code, component, details."""
+        if self._silent:
+            return
         seq, nsec, code, component, details = event
         if self._output.is_json:
             known = {"vm": vm, "seq": seq, "elapsed_nsec": nsec, "code": code}
@@ -46,7 +56,7 @@ class MarkPrinter:
 
     def note(self, sentence: str) -> None:
         """What is not a mark; only for people."""
-        if not self._output.is_json:
+        if not self._output.is_json and not self._silent:
             print(sentence, file=self._file, flush=True)
 
     def _coloured(self, text: str, component: str) -> str:

@@ -112,6 +112,8 @@ class Table:
         for row in self.rows:
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         console = Console(file=sys.stdout)
+        # Nothing is cut: the pager, or the terminal itself, deals with long lines.
+        console.width = max(console.width, console.measure(table).maximum)
         with console.capture() as captured:
             console.print(table)
         return captured.get()
