@@ -35,6 +35,8 @@ class MessageId(StrEnum):
     GUEST_TEXT = "a1c7b8d2e0f74b7f9d5f3c6e80de000b"
     RECOVERED = "a1c7b8d2e0f74b7f9d5f3c6e80de000c"
     EXIT_COST = "a1c7b8d2e0f74b7f9d5f3c6e80de000d"
+    TAKEOVER = "a1c7b8d2e0f74b7f9d5f3c6e80de000e"
+    RING_LOST = "a1c7b8d2e0f74b7f9d5f3c6e80de000f"
     PORT_PASSES_THROUGH = "a1c7b8d2e0f74b7f9d5f3c6e80de0010"
 
 

@@ -165,12 +165,31 @@ class LogSink:
         """Write one batch. `error` is set while the file does not take it."""
         position = self._ring.position(Reader.LOG)
         events, _ = self._ring.copy(position)
-        if events and self.fd >= 0:
-            lead = self._ring.log_lead_nsec
-            self._write("".join([self._line(event, lead) for event in events]).encode())
+        if self.fd >= 0 and (events or self._rest):
+            self._write(self._lines(events))
         if events:
             self._ring.move(Reader.LOG, events[-1].ticket)
         return _progress(events)
+
+    def resume(self, tail: bytes) -> None:
+        """Step over what the file has already; `tail` is the end of it, a batch of lines or more.
+
+        A process that died had no time to move its position behind what it wrote last. No two
+        lines are the same, as a line has nanoseconds in it.
+        """
+        events, _ = self._ring.copy(self._ring.position(Reader.LOG))
+        expected = self._lines(events)
+        sizes = range(min(len(tail), len(expected)), 0, -1)
+        size = next((n for n in sizes if tail.endswith(expected[:n])), 0)
+        if size:
+            torn = expected[size - 1 : size] != b"\n"
+            self._rest = expected[size : expected.index(b"\n", size) + 1] if torn else b""
+            written = expected[:size].count(b"\n") + torn
+            self._ring.move(Reader.LOG, events[written - 1].ticket)
+
+    def _lines(self, events: list[Event]) -> bytes:
+        lead = self._ring.log_lead_nsec
+        return "".join([self._line(event, lead) for event in events]).encode()
 
     def _line(self, event: Event, lead: int) -> str:
         since = (event.elapsed_nsec + lead) / 1e6
