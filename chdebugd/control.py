@@ -17,10 +17,13 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from chdebugd.errors import ChdebugdError, error_by_name
+from chdebugd.state import State
 
 MESSAGE_LIMIT = 192 * 1024  # bytes; a command line of 64 KiB in JSON fits
 FDS_LIMIT = 64
 SOCKET_DIR = "vm"
+LAST_WORDS = ".last"
+"""Suffix of the file beside the socket that a VM process leaves: its status and counts."""
 _CREDENTIALS = struct.Struct("3i")
 
 Message = dict[str, Any]
@@ -38,11 +41,12 @@ class Channel:
         """To wait for messages."""
         return self._socket.fileno()
 
-    def peer_uid(self) -> int:
-        """The user at the other end (unix(7), SO_PEERCRED)."""
+    def peer(self) -> tuple[int, int]:
+        """Process and user at the other end, who connected or listened (unix(7), SO_PEERCRED)."""
         size = _CREDENTIALS.size
         data = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return int(_CREDENTIALS.unpack(data)[1])
+        pid, uid, _ = _CREDENTIALS.unpack(data)
+        return pid, uid
 
     def send(self, message: Message, fds: list[int] | None = None) -> None:
         """Send one message; raises OSError where the other end is gone or does not read."""
@@ -155,3 +159,20 @@ class Status(NamedTuple):
     def to_message(self) -> Message:
         """As plain JSON values."""
         return self._asdict() | {"terminals": dict(self.terminals)}
+
+    @classmethod
+    def from_message(cls, message: object) -> Self:
+        """The status in a message; raises ValueError where it cannot be one.
+
+        Fields that this version does not know are left out, missing ones have their defaults.
+        """
+        if not isinstance(message, dict):
+            raise ValueError("A status must be an object")
+        status = cls(**{name: message[name] for name in cls._fields if name in message})
+        State(status.state)
+        if type(status.exit_cost_nsec) is not int or not isinstance(status.terminals, dict):
+            raise ValueError("A status has a figure and a table")
+        texts = [status.result, status.sentence, *status.terminals, *status.terminals.values()]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("A status has texts")
+        return status

@@ -67,6 +67,7 @@ async def run(settings: Settings) -> int:
     server.publish(LOG_CONTROL_PATH, LogControlFace())
     await manager.adopt_all()
     await _own_name(bus)
+    watcher.open()
     stop = _watch_signals(manager)
     notify(f"READY=1\nSTATUS={len(manager.vms)} VMs")
     _ping_watchdog()

@@ -10,6 +10,7 @@
     ├── LimitExceededError          LimitExceeded
     ├── AccessDeniedError           AccessDenied
     ├── KVMUnavailableError         KVMUnavailable
+    ├── NotRespondingError          NotResponding
     └── StartFailedError            StartFailed
 
 Each message is one sentence for the caller: what is wrong, and what to do.
@@ -80,6 +81,12 @@ class KVMUnavailableError(ChdebugdError):
     """/dev/kvm is missing, may not be opened, or speaks another API."""
 
     name = "KVMUnavailable"
+
+
+class NotRespondingError(ChdebugdError):
+    """The VM process lives and does not answer: it is stopped, or its host is overloaded."""
+
+    name = "NotResponding"
 
 
 class StartFailedError(ChdebugdError):

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from chdebugd.errors import StartFailedError
+from chdebugd.errors import LimitExceededError, StartFailedError
+
+READY_TIMEOUT = 60.0  # seconds for a VM process to listen
 
 
 class Launcher(Protocol):
@@ -21,6 +23,9 @@ class Launcher(Protocol):
     async def kill(self, name: str) -> None:
         """End it for good, however it is; nothing where there is none."""
 
+    def ended(self, name: str) -> None:
+        """The process is known to be dead."""
+
 
 class ChildLauncher:
     """Children in their own session, so that they outlive the daemon."""
@@ -31,8 +36,12 @@ class ChildLauncher:
 
     async def start(self, name: str) -> None:
         """Start a child and wait until it closes its end of a pipe."""
-        self._reap()
-        ready, ready_fd = os.pipe()
+        try:
+            ready, ready_fd = os.pipe()
+        except OSError as error:
+            raise LimitExceededError(
+                f"Cannot start a VM process: {error}; end some others"
+            ) from None
         command = [sys.executable, "-m", "chdebugd.vm_process", name]
         command += ["--runtime-dir", str(self._runtime_dir), "--ready-fd", str(ready_fd)]
         try:
@@ -40,22 +49,35 @@ class ChildLauncher:
                 command, pass_fds=[ready_fd], start_new_session=True, stdin=subprocess.DEVNULL
             )
         except OSError as error:
-            raise StartFailedError(f"Cannot start a VM process: {error}; end some others") from None
+            os.close(ready)
+            raise LimitExceededError(
+                f"Cannot start a VM process: {error}; end some others"
+            ) from None
         finally:
             os.close(ready_fd)
-        await _wait_closed(ready)
+        try:
+            async with asyncio.timeout(READY_TIMEOUT):
+                await _wait_closed(ready)
+        except TimeoutError:
+            await self.kill(name)
+            raise StartFailedError(
+                f"The process of VM '{name}' was not ready in {READY_TIMEOUT:.0f} s; try again"
+            ) from None
         if not (self._runtime_dir / "vm" / f"{name}.sock").exists():
             raise StartFailedError(f"The process of VM '{name}' ended at once; see its messages")
 
     async def kill(self, name: str) -> None:
-        """SIGKILL."""
+        """SIGKILL to a child of ours."""
         child = self._children.pop(name, None)
         if child:
             child.kill()
-            child.wait()
+            await asyncio.to_thread(child.wait)
 
-    def _reap(self) -> None:
-        self._children = {k: v for k, v in self._children.items() if v.poll() is None}
+    def ended(self, name: str) -> None:
+        """Reap it, where it is a child of ours."""
+        child = self._children.get(name)
+        if child and child.poll() is not None:
+            del self._children[name]
 
 
 async def _wait_closed(fd: int) -> None:

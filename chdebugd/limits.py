@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 CONFIG = Path("/etc/chdebugd/chdebugd.conf")
+OVERCOMMIT = 8
 
 
 class ConfigError(Exception):
@@ -21,10 +22,17 @@ class Limits:
     vms: int = 256
     vms_per_user: int = 256
     vcpus_per_vm: int = 64
+    vcpus_per_user: int = 1024
+    vcpus_total: int = 1024
     memory_per_vm: int = 0
     """Bytes; 0 in the file means the host's memory."""
+    memory_per_user: int = 0
+    memory_total: int = 0
+    """Bytes; 0 in the file means OVERCOMMIT times the host's memory: guests seldom use all."""
     events_per_call: int = 10_000
     """What GetEvents returns at most."""
+    requests_per_caller: int = 128
+    """Calls of one bus connection that wait for their answers."""
 
     def to_dict(self) -> dict[str, int]:
         """By the names that the property Limits shows."""
@@ -44,8 +52,18 @@ def load_limits(path: Path = CONFIG) -> Limits:
         data = {}
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"Cannot read {path}: {error}; mend or remove it") from None
-    limits = _apply(Limits(), data.get("limits", {}), path)
-    return limits if limits.memory_per_vm else replace(limits, memory_per_vm=host_memory())
+    return _of_this_host(_apply(Limits(), data.get("limits", {}), path))
+
+
+def _of_this_host(limits: Limits) -> Limits:
+    """Zeros become what this host has."""
+    host = host_memory()
+    return replace(
+        limits,
+        memory_per_vm=limits.memory_per_vm or host,
+        memory_per_user=limits.memory_per_user or OVERCOMMIT * host,
+        memory_total=limits.memory_total or OVERCOMMIT * host,
+    )
 
 
 def _apply(limits: Limits, table: object, path: Path) -> Limits:

@@ -1,4 +1,4 @@
-"""The table of VMs: making, finding, starting again and removing them."""
+"""The table of VMs: making, starting again, ending, removing and finding them."""
 
 from __future__ import annotations
 
@@ -9,40 +9,51 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from chdebugd.control import SOCKET_DIR, Status, close_all
+from chdebugd.adoption import Adoption, ring_name
+from chdebugd.control import SOCKET_DIR, close_all
 from chdebugd.errors import (
     ChdebugdError,
-    LimitExceededError,
     NoSuchVMError,
+    NotRespondingError,
     StartFailedError,
-    VMExistsError,
     WrongStateError,
 )
-from chdebugd.files import FileOpener, OpenFile
+from chdebugd.files import FileOpener
 from chdebugd.launcher import Launcher
 from chdebugd.limits import Limits
 from chdebugd.options import VmOptions, check_name
 from chdebugd.recovery import Recovery
+from chdebugd.room import check_room
 from chdebugd.state import State
+from chdebugd.systemd_notify import forget_fd, store_fd
 from chdebugd.trace.event import Event
 from chdebugd.vm import VM
-from chdebugd.vm_records import VmRecords
+from chdebugd.vm_records import Record, VmRecords
 from chdebugd.vmm.outcome import Result
 
 log = logging.getLogger(__name__)
+
+START_TIMEOUT = 60.0  # seconds from the request to the guest's first instruction
+DEATH_TIMEOUT = 10.0  # seconds for a process to die after SIGKILL
+END_TIMEOUT = 2.0  # seconds for a process to end by itself after a start that failed
+FORMER_TIMEOUT = 10.0  # seconds that a start waits for the VM's last process
+GREETING_TIMEOUT = 2.0  # seconds that the daemon's own start waits for VM processes
+RECONNECT = 1.0  # seconds until a process that let nobody in is tried again
+STOP_MARGIN = 10.0  # seconds beyond the timeout of a stop
+FOREVER = 1 << 62  # microseconds; a longer timeout is none
 
 
 class Watcher(Protocol):
     """The bus side: told of VMs that come, change and go."""
 
     def added(self, vm: VM) -> None:
-        """A VM is there from now on."""
+        """A VM is there from now on; nothing where it was there already."""
 
     def removed(self, vm: VM) -> None:
-        """It is no more."""
+        """It is no more; nothing where it was not there."""
 
-    def status_changed(self, vm: VM, old: Status) -> None:
-        """See vm.Listener; only for VMs that were added."""
+    def status_changed(self, vm: VM) -> None:
+        """See vm.Listener."""
 
     def counts_changed(self, vm: VM) -> None:
         """See vm.Listener."""
@@ -50,8 +61,8 @@ class Watcher(Protocol):
     def events(self, vm: VM, events: list[Event]) -> None:
         """See vm.Listener."""
 
-    def has_room(self) -> bool:
-        """See vm.Listener."""
+    def has_room(self, vm: VM) -> bool:
+        """See vm.Listener; False for a VM that was not added."""
 
 
 class Manager:
@@ -75,9 +86,11 @@ class Manager:
         self._launcher = launcher
         self._watcher = watcher
         self._journal = journal
-        self._records = VmRecords(runtime_dir)
+        self._records = VmRecords(self._socket_dir)
+        self._adoption = Adoption(self._socket_dir, self._records, opener, limits)
         self._recovery = Recovery(journal)
-        self._files: dict[str, list[OpenFile]] = {}
+        self._starting: set[VM] = set()
+        self._leaving: dict[str, VM] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def find(self, name: str) -> VM:
@@ -95,11 +108,13 @@ class Manager:
         """Make a VM and boot it; all or nothing. `fds` stay the caller's."""
         requested_nsec = time.monotonic_ns()
         check_name(name)
-        self._check_room(name, owner)
-        files = self._opener.open_all(options.files, fds)
-        vm = self.vms[name] = VM(name, options, self, owner)
+        if name in self._leaving:
+            await self._wait_for_former(self._leaving[name])
+        check_room(self.limits, self.vms.values(), name, owner, options.request)
+        vm = VM(name, options, self, owner)
         vm.requested_nsec = requested_nsec
-        self._files[name] = files
+        vm.files = self._opener.open_all(options.files, fds)
+        self.vms[name] = vm
         try:
             await self._boot(vm)
         except BaseException:
@@ -107,95 +122,121 @@ class Manager:
             raise
         return vm
 
-    def _check_room(self, name: str, owner: int) -> None:
-        if name in self.vms:
-            raise VMExistsError(f"VM '{name}' exists; remove it, or choose another name")
-        if len(self.vms) >= self.limits.vms:
-            raise LimitExceededError(
-                f"There are {len(self.vms)} VMs, and the limit is {self.limits.vms}; remove some"
-            )
-        owned = sum(vm.owner == owner for vm in self.vms.values())
-        if owned >= self.limits.vms_per_user:
-            raise LimitExceededError(
-                f"User {owner} has {owned} VMs, and the limit is {self.limits.vms_per_user}; "
-                "remove some"
-            )
-
     async def start_again(self, vm: VM) -> None:
-        """Boot a VM that has ended; raises WrongStateError."""
-        if not vm.has_ended:
-            raise WrongStateError(f"VM '{vm.name}' is {vm.state}; only an ended VM can start")
-        vm.requested_nsec = time.monotonic_ns()
-        self._files[vm.name] = self._reopen(vm)
-        await self._boot(vm)
+        """Boot a VM that has ended; raises WrongStateError and what a start raises."""
+        requested_nsec = time.monotonic_ns()
+        if not vm.has_ended or vm in self._starting:
+            raise WrongStateError(f"VM '{vm.name}' is {_doing(vm)}; only an ended VM can start")
+        self._starting.add(vm)
+        try:
+            await self._wait_for_former(vm)
+            others = [each for each in self.vms.values() if each is not vm]
+            check_room(self.limits, others, vm.name, vm.owner, vm.options.request)
+            files = self._opener.open_again(vm.options.files, vm.files)
+            close_all([file.fd for file in vm.files])
+            vm.files, vm.requested_nsec, vm.kill_requested = files, requested_nsec, False
+            await self._boot(vm)
+        except NotRespondingError:
+            await self._end_process(vm)
+            raise
+        finally:
+            self._starting.discard(vm)
 
-    def _reopen(self, vm: VM) -> list[OpenFile]:
-        """Paths are opened anew; descriptors are the ones that were handed over."""
-        old = {file.role: file for file in self._files.pop(vm.name, [])}
-        by_path = tuple(option for option in vm.options.files if option.path is not None)
-        kept = [old.pop(o.role) for o in vm.options.files if o.path is None and o.role in old]
-        close_all([file.fd for file in old.values()])
-        if len(by_path) + len(kept) < len(vm.options.files):
+    async def _wait_for_former(self, vm: VM) -> None:
+        if not await vm.wait_gone(FORMER_TIMEOUT):
             raise WrongStateError(
-                f"The descriptors of VM '{vm.name}' were lost when the daemon restarted; "
-                "remove it and start it with new ones"
+                f"The last process of VM '{vm.name}' still writes its marks; try again, or see "
+                "whether journald and the disk work"
             )
-        return self._opener.open_all(by_path, []) + kept
 
     async def _boot(self, vm: VM) -> None:
-        files = self._files[vm.name]
-        await self._launcher.start(vm.name)
+        self._starting.add(vm)
         try:
-            await vm.connect(self._socket_of(vm.name))
-        except OSError as error:
-            raise StartFailedError(f"Cannot reach the process of VM '{vm.name}': {error}") from None
-        self._watcher.added(vm)
-        request = vm.options.request._replace(
-            files=tuple(file.role for file in files),
-            journal=self._journal,
-            requested_nsec=vm.requested_nsec,
-            keep=self._records.keepsake(vm),
-        )
-        await vm.start(request, [file.fd for file in files])
+            await self._launcher.start(vm.name)
+            try:
+                vm.connect(self._socket_of(vm.name))
+            except OSError as error:
+                raise StartFailedError(
+                    f"Cannot reach the process of VM '{vm.name}': {error}"
+                ) from None
+            await vm.wait_greeted()
+            request = vm.options.request._replace(
+                files=tuple(file.role for file in vm.files),
+                journal=self._journal,
+                requested_nsec=vm.requested_nsec,
+                keep=self._records.keepsake(vm),
+            )
+            await vm.start(request, START_TIMEOUT)
+        finally:
+            self._starting.discard(vm)
 
     def _socket_of(self, name: str) -> Path:
         return self._socket_dir / f"{name}.sock"
 
     async def _discard(self, vm: VM) -> None:
-        """Leave nothing of a VM whose start failed."""
-        vm.close()
-        await self._launcher.kill(vm.name)
+        """Leave nothing of a VM whose start failed; what its process has to say it may say."""
+        if not vm.has_process or not await vm.wait_gone(END_TIMEOUT):
+            await self._end_process(vm)
+        for file in vm.files:
+            file.discard()
+        vm.files = []
         self._forget(vm)
+        vm.close()
+
+    async def _end_process(self, vm: VM) -> None:
+        await self._launcher.kill(vm.name)
+        vm.kill_process()
+        if not await vm.wait_gone(DEATH_TIMEOUT):
+            log.error("The process of VM '%s' does not die; look at its host", vm.name)
+        self._socket_of(vm.name).unlink(missing_ok=True)
 
     def _forget(self, vm: VM) -> None:
-        self.vms.pop(vm.name, None)
-        close_all([file.fd for file in self._files.pop(vm.name, [])])
-        self._records.remove(vm.name)
-        self._watcher.removed(vm)
+        """Take it out of the table; another one of that name stays."""
+        if self.vms.get(vm.name) is vm:
+            del self.vms[vm.name]
+            self._records.remove(vm.name)
+            forget_fd(ring_name(vm.name))
+            self._watcher.removed(vm)
 
     # Ending
+
+    async def stop(self, vm: VM, timeout_usec: int) -> None:
+        """Press the power button, and switch off after the timeout; done when the VM has ended."""
+        within = None if timeout_usec >= FOREVER else timeout_usec / 1e6 + STOP_MARGIN
+        await vm.call("stop", within=within, timeout_usec=timeout_usec)
 
     async def kill(self, vm: VM) -> None:
         """Switch off, and end the process where it does not do so itself."""
         if vm.has_ended:
             return
+        if not vm.has_process:
+            raise WrongStateError(f"VM '{vm.name}' is {_doing(vm)}; wait until it runs")
         try:
-            async with asyncio.timeout(5):
-                await vm.call("kill")
-        except (TimeoutError, ChdebugdError):  # it hangs, or is just about to be gone
-            await self._launcher.kill(vm.name)
+            await vm.call("kill")
+        except ChdebugdError:  # it hangs, or is just about to be gone
+            if vm.has_ended:
+                return
+            vm.kill_requested = True
+            await self._end_process(vm)
 
     async def remove(self, vm: VM) -> None:
-        """Kill it where it runs, and forget it."""
+        """Kill it where it runs, and forget it; its process may still write marks."""
+        if vm in self._starting and vm.has_ended:
+            raise WrongStateError(f"VM '{vm.name}' is being started; wait until it runs")
         await self.kill(vm)
-        vm.close()
+        if self.vms.get(vm.name) is not vm:
+            raise NoSuchVMError(f"VM '{vm.name}' has been removed already")
         self._forget(vm)
+        if vm.has_process:
+            self._leaving[vm.name] = vm
+        else:
+            vm.close()
 
     def reopen_logs(self) -> None:
         """Let every VM write its log file anew, for log rotation."""
         for vm in list(self.vms.values()):
-            for file in self._files.get(vm.name, []):
-                if file.role.role == "log-file" and file.path and not vm.has_ended:
+            for file in vm.files:
+                if file.role.role == "log-file" and file.path and vm.has_process:
                     self._spawn(self._reopen_log(vm, file.path))
 
     async def _reopen_log(self, vm: VM, path: Path) -> None:
@@ -213,10 +254,22 @@ class Manager:
 
     # What VMs tell
 
-    def status_changed(self, vm: VM, old: Status) -> None:
-        """Keep a record of an ended VM, and pass it on."""
+    def greeted(self, vm: VM, keep: Record) -> None:
+        """A VM process is there: ours, or one that an earlier daemon started."""
+        if vm.ring is not None:
+            store_fd(ring_name(vm.name), vm.ring.fd)
+        if vm.state == State.CREATED and vm not in self._starting:
+            self._spawn(self._discard(vm))  # the daemon that wanted it died before it said so
+            return
+        if not vm.is_known:
+            self._adoption.restore(vm, keep)
+        self._watcher.added(vm)
+
+    def status_changed(self, vm: VM) -> None:
+        """Keep it for the next daemon, and pass it on."""
         if self.vms.get(vm.name) is vm:
-            self._watcher.status_changed(vm, old)
+            self._records.save(vm)
+            self._watcher.status_changed(vm)
 
     def counts_changed(self, vm: VM) -> None:
         """Pass it on."""
@@ -226,37 +279,28 @@ class Manager:
         """Pass them on."""
         self._watcher.events(vm, events)
 
-    def has_room(self) -> bool:
+    def has_room(self, vm: VM) -> bool:
         """Pass it on."""
-        return self._watcher.has_room()
+        return self._watcher.has_room(vm)
 
     def process_gone(self, vm: VM) -> None:
-        """Find out whether the process is dead, and take over what it left."""
-        self._spawn(self._after_process(vm))
+        """Take over what the process left."""
+        self._launcher.ended(vm.name)
+        if vm.state == State.CREATED:
+            return  # whoever started it knows by the answer
+        died = not vm.has_ended
+        if died:
+            vm.set_died(*_why_died(vm))
+        self._spawn(self._take_over(vm, died))
 
-    async def _after_process(self, vm: VM) -> None:
-        if self.vms.get(vm.name) is not vm:
-            return
-        if await self._is_alive(vm):
-            return
-        if not vm.has_ended and vm.state != State.CREATED:
-            vm.set_ended(*_why_died(vm))
-        if vm.ring is not None:
-            await self._recovery.recover(vm, self._log_fd(vm))
+    async def _take_over(self, vm: VM, died: bool) -> None:
+        await self._recovery.recover(vm, died=died)
+        if self._leaving.get(vm.name) is vm:
+            del self._leaving[vm.name]
+            vm.close()
+        elif self.vms.get(vm.name) is vm:
             vm.pump()
-        self._records.save(vm)
-
-    async def _is_alive(self, vm: VM) -> bool:
-        """A process that only lost this connection takes a new one."""
-        try:
-            await vm.connect(self._socket_of(vm.name))
-        except (OSError, ChdebugdError):
-            return False
-        return True
-
-    def _log_fd(self, vm: VM) -> int:
-        logs = [f.fd for f in self._files.get(vm.name, []) if f.role.role == "log-file"]
-        return logs[0] if logs else -1
+            self._records.save(vm)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -266,41 +310,45 @@ class Manager:
     # After a restart of the daemon
 
     async def adopt_all(self) -> None:
-        """Find the VM processes that run, and the records of those that do not."""
-        for path in sorted(self._socket_dir.glob("*.sock")):
-            await self._adopt(path)
-        for name, record in self._records.load():
-            if name not in self.vms:
-                vm = self.vms[name] = VM(name, VmOptions.empty(), self, 0)
-                self._records.restore(vm, record, self.limits)
+        """Find all VMs that an earlier daemon had; a process that does not answer comes later."""
+        for vm in self._adoption.find(self):
+            self.vms[vm.name] = vm
+            if vm.is_known and vm.state != State.CREATED:
                 self._watcher.added(vm)
+            self._meet(vm)
+        greetings = [
+            asyncio.create_task(vm.wait_gone_or_greeted())
+            for vm in self.vms.values()
+            if vm.has_process
+        ]
+        if greetings:
+            await asyncio.wait(greetings, timeout=GREETING_TIMEOUT)
 
-    async def _adopt(self, path: Path) -> None:
-        name = path.name.removesuffix(".sock")
-        vm = VM(name, VmOptions.empty(), self, 0)
-        self.vms[name] = vm
-        try:
-            hello = await vm.connect(path)
-        except (OSError, ChdebugdError):
-            del self.vms[name]
-            path.unlink(missing_ok=True)
+    def _meet(self, vm: VM) -> None:
+        """Connect to the process of a VM that an earlier daemon had, or learn that it is dead."""
+        if self.vms.get(vm.name) is not vm:
             return
-        self._records.restore(vm, hello.get("keep") or {}, self.limits)
-        self._files[name] = self._reopen_files_of(vm)
-        self._watcher.added(vm)
-
-    def _reopen_files_of(self, vm: VM) -> list[OpenFile]:
-        """The log file by its path again, for rotation; the images are the VM process's."""
-        logs = tuple(o for o in vm.options.files if o.path and o.role.role == "log-file")
         try:
-            return self._opener.open_all(logs, [])
-        except ChdebugdError as error:
-            log.warning("The log file of VM '%s' cannot be reopened: %s", vm.name, error)
-            return []
+            vm.connect(self._socket_of(vm.name))
+        except NotRespondingError:
+            asyncio.get_running_loop().call_later(RECONNECT, self._meet, vm)
+        except OSError:
+            self._socket_of(vm.name).unlink(missing_ok=True)
+            self._records.take_last_words(vm)
+            if vm.state == State.CREATED:
+                self._forget(vm)
+            else:
+                self.process_gone(vm)
+
+
+def _doing(vm: VM) -> str:
+    return "being started" if vm.has_ended or vm.state == State.CREATED else str(vm.state)
 
 
 def _why_died(vm: VM) -> tuple[Result, str]:
     """What the ring tells of the end of a process that could not speak."""
+    if vm.kill_requested:
+        return Result.KILLED, "Killed on request, with its process"
     call = vm.ring.forbidden_call if vm.ring else None
     if call is None:
         return Result.PROCESS_DIED, "The VM process ended without saying why"

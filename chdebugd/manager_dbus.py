@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from chdebugd import __version__
-from chdebugd.control import Status
 from chdebugd.dbus_library import Variant
 from chdebugd.event_dbus import EventSignals
 from chdebugd.face_dbus import Face, method, prop
@@ -21,9 +20,10 @@ from chdebugd.server_dbus import Call, Server
 from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.event import Event
 from chdebugd.vm import VM
-from chdebugd.vm_dbus import COUNTS, LAST, STATUS, VmFace
+from chdebugd.vm_dbus import COUNTS, STATUS, VmFace
 
 COUNTS_EVERY = 0.1  # seconds between two PropertiesChanged of a VM's counts
+COUNTS_COST = 0.002  # seconds, twice what one of them takes
 KVM = Path("/dev/kvm")
 
 
@@ -88,24 +88,35 @@ class BusWatcher:
     def __init__(self) -> None:
         self._server: Server | None = None
         self._manager: Manager | None = None
+        self._is_open = False
         self._faces: dict[str, VmFace] = {}
         self._signals: dict[str, EventSignals] = {}
         self._due: dict[str, asyncio.TimerHandle] = {}
+        self._changed: dict[str, dict[str, None]] = {}
+        """Names of properties whose change nobody was told yet, by VM."""
 
     def connect(self, server: Server, manager: Manager) -> None:
         """Before the first VM."""
         self._server, self._manager = server, manager
         server.bus.writer.on_room = self._room
 
+    def open(self) -> None:
+        """The name is ours: from now on listeners know who speaks, and events are signalled."""
+        self._is_open = True
+        self._room()
+
     def _room(self) -> None:
+        """The bus takes signals again: first what changed meanwhile, then events."""
         assert self._manager is not None
         for vm in list(self._manager.vms.values()):
+            self._tell(vm)
             vm.pump()
 
-    def has_room(self) -> bool:
-        """Whether the bus keeps up."""
+    def has_room(self, vm: VM) -> bool:
+        """Whether the VM is published under our name and the bus keeps up."""
         assert self._server is not None
-        return self._server.bus.writer.has_room
+        is_published = self._is_open and vm.name in self._faces
+        return is_published and self._server.bus.writer.has_room
 
     def added(self, vm: VM) -> None:
         """Publish a VM; one that starts again is there already."""
@@ -118,13 +129,13 @@ class BusWatcher:
         face = self._faces[vm.name] = VmFace(vm, self._manager, names)
         self._signals[vm.name] = EventSignals(self._server.bus, path, names)
         self._server.publish(path, face)
-        vm.pump()
 
     def removed(self, vm: VM) -> None:
         """Withdraw a VM; nothing where it was never published."""
         assert self._server is not None
         if vm.name in self._due:
             self._due.pop(vm.name).cancel()
+        self._changed.pop(vm.name, None)
         self._signals.pop(vm.name, None)
         if self._faces.pop(vm.name, None):
             self._server.withdraw(vm_path(vm.name))
@@ -133,23 +144,32 @@ class BusWatcher:
         """Signal each."""
         self._signals[vm.name].emit(events)
 
-    def status_changed(self, vm: VM, old: Status) -> None:
+    def status_changed(self, vm: VM) -> None:
         """Tell the new state at once, and the counts that led to it."""
-        self._changed(vm, STATUS + COUNTS + (LAST if vm.counts.events else []))
+        self._note(vm, STATUS + COUNTS)
+        self._tell(vm)
 
     def counts_changed(self, vm: VM) -> None:
-        """Tell the counts soon, once for all events till then."""
+        """Tell the counts soon, once for all events till then; later where many VMs have some."""
+        self._note(vm, COUNTS)
         if vm.name not in self._due:
+            delay = max(COUNTS_EVERY, COUNTS_COST * len(self._faces))
             loop = asyncio.get_running_loop()
-            self._due[vm.name] = loop.call_later(COUNTS_EVERY, self._tell_counts, vm)
+            self._due[vm.name] = loop.call_later(delay, self._tell_counts, vm)
 
     def _tell_counts(self, vm: VM) -> None:
         self._due.pop(vm.name, None)
-        self._changed(vm, COUNTS + LAST)
+        self._tell(vm)
 
-    def _changed(self, vm: VM, names: list[str]) -> None:
-        assert self._server is not None
+    def _note(self, vm: VM, names: list[str]) -> None:
         if vm.name in self._faces:
+            self._changed.setdefault(vm.name, {}).update(dict.fromkeys(names))
+
+    def _tell(self, vm: VM) -> None:
+        """Nothing while the bus lags: one signal then stands for all that were due."""
+        assert self._server is not None
+        if vm.name in self._changed and self._server.bus.writer.has_room:
+            names = list(self._changed.pop(vm.name))
             self._server.properties_changed(vm_path(vm.name), self._faces[vm.name], names)
 
 

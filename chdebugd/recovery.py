@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
+import secrets
 
 from chdebugd.control import close_all
 from chdebugd.trace.codemap import CodeMap, CodeMapError
-from chdebugd.trace.journal import LEVELS, SOCKET, WARNING, Journal, MessageId
-from chdebugd.trace.journal_reader import last_sequence
-from chdebugd.trace.ring import Reader, Ring
+from chdebugd.trace.journal import ERR, INFO, LEVELS, SOCKET, WARNING, Journal, MessageId, entry
+from chdebugd.trace.journal_reader import last_mark, last_sequence, wait_for_takeover
+from chdebugd.trace.ring import CAPACITY, Reader, Ring
 from chdebugd.trace.sinks import JournalSink, LogSink, Progress
 from chdebugd.vm import VM
+from chdebugd.vmm.outcome import GOOD
 
-log = logging.getLogger(__name__)
 RETRY = 0.1  # seconds until a journald without a socket is tried again
+JOURNAL_TIMEOUT = 60.0  # seconds for journald to show an entry that it has taken
+LOG_TAIL = 256 * 1024  # bytes: more than a batch of log lines
 
 
 class Recovery:
@@ -27,65 +29,127 @@ class Recovery:
         self._path = journal or SOCKET
         self._asks_journal = not journal
 
-    async def recover(self, vm: VM, log_fd: int) -> None:
-        """Drain what is left; entries then say how much it was, and what was lost."""
-        ring = vm.ring
-        assert ring is not None
-        pending = ring.head - min(ring.position(Reader.JOURNAL), ring.position(Reader.LOG))
-        if not pending:
-            return
+    async def recover(self, vm: VM, *, died: bool) -> None:
+        """Drain what is left. Where the process `died` before its VM had ended, say so, and what
+        was lost.
+
+        Works on descriptors of its own: the VM may start again or be removed meanwhile.
+        """
+        with contextlib.ExitStack() as stack:
+            ring = Ring(os.dup(vm.ring.fd)) if vm.ring else None
+            if ring is not None:
+                stack.callback(ring.close)
+            if not died and (ring is None or not _is_behind(ring)):
+                return
+            journal = Journal(self._path)
+            stack.callback(journal.close)
+            is_sure = await self._catch_up(vm, journal)
+            if ring is not None and _is_sane(ring):
+                await self._drain_ring(vm, ring, journal, is_sure)
+            else:
+                await self._declare_lost(vm, journal)
+            if died:
+                await _send(journal, _end_entry(vm))
+
+    async def _catch_up(self, vm: VM, journal: Journal) -> bool:
+        """Until journald has stored all that the process sent; False where it does not tell."""
+        takeover_id = secrets.token_hex(16)
+        text = f"The process of VM '{vm.name}' is dead; chdebugd takes over its marks"
+        fields = _about(vm, MessageId.TAKEOVER, vm.counts.boot_id)
+        await _send(journal, entry(text, WARNING, fields | {"TAKEOVER_ID": takeover_id}))
+        if not self._asks_journal or not journal.exists:
+            return True
+        return await asyncio.to_thread(wait_for_takeover, takeover_id, JOURNAL_TIMEOUT)
+
+    async def _declare_lost(self, vm: VM, journal: Journal) -> None:
+        """There is no ring any more; the journal knows how far it came."""
+        mark = await asyncio.to_thread(last_mark, vm.name) if self._asks_journal else None
+        boot, seq = mark or (vm.counts.boot_id, 0)
+        text = (
+            f"Marks of VM '{vm.name}' after number {seq} of this boot, if there were any, are lost"
+        )
+        fields = _about(vm, MessageId.RING_LOST, boot) | {"LAST_SEQ": str(seq)}
+        await _send(journal, entry(text, WARNING, fields))
+
+    async def _drain_ring(self, vm: VM, ring: Ring, journal: Journal, is_sure: bool) -> None:
         if self._asks_journal:
-            await asyncio.to_thread(self._skip_written, ring)
-        journal = Journal(self._path)
+            await asyncio.to_thread(_skip_written, ring)
         sink = JournalSink(ring, journal, vm.name, _codes(vm))
         sink.level = LEVELS[vm.options.request.log_level]
-        log_sink = LogSink(ring, os.dup(log_fd) if log_fd >= 0 else -1)
+        log_sink = LogSink(ring, _log_fd(vm))
         try:
+            log_sink.resume(_tail(log_sink.fd))
             left = ring.head - ring.position(Reader.JOURNAL)
-            lost = await self._drain(ring, sink, log_sink)
+            lost = await _drain(ring, sink, log_sink)
+        finally:
+            log_sink.close()
+        if left:
             text = (
                 f"{left - lost} events of VM '{vm.name}' came out of the ring of its dead process"
             )
-            fields = {"RECOVERED": str(left - lost), "LOST": str(lost)}
-            sink.post(MessageId.RECOVERED, text, WARNING, **fields)
-            await self._drain(ring, sink, log_sink)
-        finally:
-            journal.close()
-            log_sink.close()
+            fields = _about(vm, MessageId.RECOVERED, vm.counts.boot_id)
+            fields |= {"RECOVERED": str(left - lost), "LOST": str(lost)}
+            if not is_sure:
+                fields["UNVERIFIED"] = "journald did not show what it has; one mark may be double"
+            await _send(journal, entry(text, WARNING, fields))
 
-    def _skip_written(self, ring: Ring) -> None:
-        """The process may have died between an entry and the position behind it."""
-        events, _ = ring.copy(ring.position(Reader.JOURNAL))
-        if not events:
-            return
-        last = last_sequence(ring.boot_id(events[0].boot))
-        written = [e for e in events if e.boot == events[0].boot and e.seq <= last]
-        if written:
-            ring.move(Reader.JOURNAL, written[-1].ticket)
 
-    async def _drain(self, ring: Ring, sink: JournalSink, log_sink: LogSink) -> int:
-        """Until both are empty; returns how many records were torn by the death of a vCPU."""
-        lost = 0
-        while True:
-            journal, lines = sink.drain(), log_sink.drain()
-            if journal == Progress.BLOCKED:
-                await _wait_writable(sink.journal)
-            elif journal == lines == Progress.IDLE:
-                torn = self._step_over_torn(ring)
-                if not torn:
-                    return lost
-                lost += torn
-            else:
-                await asyncio.sleep(0)
+def _is_behind(ring: Ring) -> bool:
+    return ring.head > min(ring.position(Reader.JOURNAL), ring.position(Reader.LOG))
 
-    def _step_over_torn(self, ring: Ring) -> int:
-        """A ticket that was taken and never written stops both readers at the same place."""
-        position = ring.position(Reader.JOURNAL)
-        if position >= ring.head:
-            return 0
-        ring.move(Reader.JOURNAL, position + 1)
-        ring.move(Reader.LOG, max(position + 1, ring.position(Reader.LOG)))
-        return 1
+
+def _is_sane(ring: Ring) -> bool:
+    """A process that its guest took over may have written anything."""
+    behind = [ring.head - ring.position(each) for each in (Reader.JOURNAL, Reader.LOG)]
+    return all(0 <= each <= CAPACITY for each in behind)
+
+
+def _skip_written(ring: Ring) -> None:
+    """The process may have died between an entry and the position behind it."""
+    events, _ = ring.copy(ring.position(Reader.JOURNAL))
+    if not events:
+        return
+    last = last_sequence(ring.boot_id(events[0].boot))
+    written = [e for e in events if e.boot == events[0].boot and e.seq <= last]
+    if written:
+        ring.move(Reader.JOURNAL, written[-1].ticket)
+
+
+async def _drain(ring: Ring, sink: JournalSink, log_sink: LogSink) -> int:
+    """Until both are empty; returns how many records were torn by the death of a vCPU."""
+    lost = 0
+    while True:
+        journal, lines = sink.drain(), log_sink.drain()
+        if journal == Progress.BLOCKED and lines == Progress.IDLE:
+            await _wait_writable(sink.journal)
+        elif journal == lines == Progress.IDLE:
+            torn = _step_over_torn(ring)
+            if not torn:
+                return lost
+            lost += torn
+        await asyncio.sleep(0)
+
+
+def _step_over_torn(ring: Ring) -> int:
+    """A ticket that was taken and never written stops both readers at the same place."""
+    position = ring.position(Reader.JOURNAL)
+    if position >= ring.head:
+        return 0
+    ring.move(Reader.JOURNAL, position + 1)
+    ring.move(Reader.LOG, max(position + 1, ring.position(Reader.LOG)))
+    return 1
+
+
+def _about(vm: VM, kind: MessageId, boot_id: str) -> dict[str, str]:
+    return {"MESSAGE_ID": kind.value, "VM": vm.name, "VM_BOOT": boot_id}
+
+
+def _end_entry(vm: VM) -> bytes:
+    is_good = vm.status.result in GOOD
+    kind = MessageId.VM_STOPPED if is_good else MessageId.VM_FAILED
+    fields = _about(vm, kind, vm.counts.boot_id) | {"RESULT": vm.status.result}
+    text = f"VM '{vm.name}' {vm.state}: {vm.status.sentence}"
+    return entry(text, INFO if is_good else ERR, fields | {"EVENTS": str(vm.counts.events)})
 
 
 def _codes(vm: VM) -> CodeMap | None:
@@ -93,6 +157,30 @@ def _codes(vm: VM) -> CodeMap | None:
     with contextlib.suppress(CodeMapError):
         return CodeMap.load(name) if name else None
     return None
+
+
+def _log_fd(vm: VM) -> int:
+    """A duplicate of the log file's descriptor, -1 where there is none."""
+    logs = [file.fd for file in vm.files if file.role.role == "log-file"]
+    return os.dup(logs[0]) if logs else -1
+
+
+def _tail(fd: int) -> bytes:
+    """The end of a log file; nothing where the daemon may write it and not read it."""
+    with contextlib.suppress(OSError):
+        reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(reader).st_size
+            return os.pread(reader, LOG_TAIL, max(size - LOG_TAIL, 0))
+        finally:
+            os.close(reader)
+    return b""
+
+
+async def _send(journal: Journal, data: bytes) -> None:
+    """As soon as journald takes it."""
+    while not journal.send(data):
+        await _wait_writable(journal)
 
 
 async def _wait_writable(journal: Journal) -> None:

@@ -91,6 +91,9 @@ class SystemdLauncher:
         except CallError:
             return
 
+    def ended(self, name: str) -> None:
+        """systemd has seen it for itself."""
+
     async def _call(self, member: str, signature: str, body: list[Any]) -> list[Any]:
         return await self._bus.request(
             Message(

@@ -1,83 +1,85 @@
-"""One VM as the daemon sees it: its process at the other end of a channel, and its ring.
+"""One VM as the daemon sees it: the line to its process, its files, and its ring.
 
 The VM's own process decides its state (vm_life.py); what is here mirrors it, feeds the signals,
-and takes care of what is left in the ring when that process dies.
+and says when the process is dead.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from chdebugd.control import Channel, Message, StartRequest, Status, close_all, error_of
-from chdebugd.errors import ChdebugdError, StartFailedError, WrongStateError
+from chdebugd.control import Message, StartRequest, Status
+from chdebugd.counts import Counts
+from chdebugd.errors import (
+    ChdebugdError,
+    NotRespondingError,
+    StartFailedError,
+    WrongStateError,
+)
+from chdebugd.files import OpenFile
 from chdebugd.options import VmOptions
 from chdebugd.state import ENDED, State
 from chdebugd.trace.event import Event
 from chdebugd.trace.ring import BATCH, Reader, Ring
-from chdebugd.vmm.outcome import Result
+from chdebugd.vm_link import ANSWER_TIMEOUT, GONE, SILENT, VmLink
+from chdebugd.vmm.outcome import GOOD, Result
+
+log = logging.getLogger(__name__)
 
 LINGER = 0.0005  # seconds that the pump looks again before it sleeps
-GONE = "The process of VM '{}' is gone; see journalctl -t chdebugd VM={}"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What the ring counts over all boots of one VM process, as D-Bus shows it."""
-
-    boot_id: str = ""
-    start_nsec: int = 0
-    events: int = 0
-    dropped: int = 0
-    skipped: int = 0
-    stalled_nsec: int = 0
-    last_code: int = 0
+FULL_CHECK = 0.1  # seconds between two looks at what a waiting or dropping guest counts
+RECONNECT = 0.5  # seconds until a broken line is made anew
 
 
 class Listener(Protocol):
     """Who is told what happens to a VM."""
 
+    def greeted(self, vm: VM, keep: dict[str, Any]) -> None:
+        """Its process said hello, and gave back what it was to keep."""
+
     def events(self, vm: VM, events: list[Event]) -> None:
         """Events to signal, in order."""
 
-    def status_changed(self, vm: VM, old: Status) -> None:
+    def status_changed(self, vm: VM) -> None:
         """State, result or terminals changed."""
 
     def counts_changed(self, vm: VM) -> None:
-        """Events came, or were skipped."""
+        """Events came, were dropped or skipped, or the guest waited."""
 
     def process_gone(self, vm: VM) -> None:
-        """The VM process has ended, well or not."""
+        """The VM process is dead, and all that it said has been told."""
 
-    def has_room(self) -> bool:
-        """Whether the bus takes more signals now; pump again when it does."""
+    def has_room(self, vm: VM) -> bool:
+        """Whether signals of this VM can be sent now; pump again when they can."""
 
 
 class VM:
-    """A VM by name. Not connected to a process before `connect` and after its end."""
+    """A VM by name. Without a process before `connect` and after its end."""
 
     def __init__(self, name: str, options: VmOptions, listener: Listener, owner: int) -> None:
         """`owner` is the user who started it."""
         self.name = name
         self.options = options
         self.owner = owner
+        self.files: list[OpenFile] = []
         self.requested_nsec = 0
+        self.kill_requested = False
+        self.is_known = True
+        """False where an earlier daemon made it, and nothing but its socket is left."""
         self.status = Status()
         self.ring: Ring | None = None
         self.boots_before = 0
-        self.pid = 0
         self._listener = listener
-        self._channel: Channel | None = None
+        self._path = Path()
+        self._link: VmLink | None = None
+        self._gone = asyncio.Event()
         self._wake_fd = -1
-        self._answers: dict[int, asyncio.Future[Message]] = {}
-        self._last_id = 0
-        self._hello: asyncio.Future[Message] | None = None
-        self._linger: asyncio.TimerHandle | None = None
-        self._last_counts = Counts()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._last_counts = self._told_counts = Counts()
 
     @property
     def state(self) -> State:
@@ -85,196 +87,245 @@ class VM:
         return State(self.status.state)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it is stopped or failed."""
+        return self.state in ENDED
+
+    @property
     def boot_count(self) -> int:
         """Boots since the VM was made, over all its processes."""
-        return self.boots_before + (self.ring.boot if self.ring else 0)
+        return self.boots_before + self.counts.boots
 
     @property
     def counts(self) -> Counts:
         """From the ring, or what it said last."""
-        ring = self.ring
-        if ring is None:
-            return self._last_counts
-        return Counts(
-            ring.boot_id(ring.boot) if ring.boot else "",
-            ring.start_nsec,
-            ring.head,
-            ring.dropped,
-            ring.skip(),
-            ring.stalled_nsec,
-            ring.last_code,
-        )
+        return Counts.of(self.ring) if self.ring else self._last_counts
 
-    def restore_counts(self, counts: dict[str, Any]) -> None:
-        """What another daemon read last from a ring that is gone."""
-        self._last_counts = Counts(**counts)
+    def restore(self, status: Status, counts: Counts) -> None:
+        """What was known of it last; the ring, where there is one, knows the counts better."""
+        self.status, self._last_counts = status, counts
 
     # The process
 
-    async def connect(self, path: Path) -> Message:
-        """Connect to the process that listens at `path`; returns its hello.
+    @property
+    def has_process(self) -> bool:
+        """Whether a process of it is known to live."""
+        return self._link is not None
 
-        Raises OSError, or StartFailedError where it does not say hello.
+    def connect(self, path: Path) -> None:
+        """Make a line to the process that listens at `path`.
+
+        Raises NotRespondingError where it lets nobody in, OSError where there is no process.
         """
-        loop = asyncio.get_running_loop()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        try:
-            sock.connect(str(path))
-        except OSError:
-            sock.close()
-            raise
-        self._hang_up()
-        self._channel = Channel(sock)
-        self._hello = loop.create_future()
-        loop.add_reader(sock, self._receive)
-        return await self._hello
+        link = VmLink(self.name, path, self)
+        self._drop_link()
+        self._link, self._path = link, path
+        self._gone.clear()
 
-    async def start(self, request: StartRequest, fds: list[int]) -> None:
+    async def wait_greeted(self, within: float = ANSWER_TIMEOUT) -> None:
+        """Until the process said hello; raises NotRespondingError or StartFailedError."""
+        if self._link is not None:
+            done, _ = await asyncio.wait([self._link.greeted], timeout=within)
+            if not done:
+                raise NotRespondingError(SILENT.format(self.name))
+            if done.pop().result():
+                return
+        raise StartFailedError(GONE.format(self.name))
+
+    async def wait_gone_or_greeted(self) -> None:
+        """Until the process has said hello or died, however long it takes."""
+        if self._link is not None:
+            await asyncio.wait([self._link.greeted])
+
+    async def wait_gone(self, within: float) -> bool:
+        """Whether its process is dead after at most `within` seconds."""
+        if self._link is not None:
+            waiting = asyncio.ensure_future(self._gone.wait())
+            await asyncio.wait([waiting], timeout=within)
+            waiting.cancel()
+        return self._link is None
+
+    async def start(self, request: StartRequest, within: float) -> None:
         """Boot; returns once vCPU 0 enters the guest. Raises what the VM process answers."""
-        await self.call("start", fds, **request.to_message())
+        fds = [file.fd for file in self.files]
+        await self.call("start", fds, within=within, **request.to_message())
 
-    async def call(self, op: str, fds: list[int] | None = None, **fields: Any) -> None:
-        """One request to the VM process; raises the error it answers, or WrongStateError."""
-        if self._channel is None:
+    async def call(
+        self,
+        op: str,
+        fds: list[int] | None = None,
+        *,
+        within: float | None = ANSWER_TIMEOUT,
+        **given: Any,
+    ) -> None:
+        """One request to the process; raises what it answers, WrongStateError or as VmLink.call."""
+        if self._link is None:
             raise WrongStateError(f"VM '{self.name}' is {self.state}; start it first")
-        self._last_id += 1
-        answer = self._answers[self._last_id] = asyncio.get_running_loop().create_future()
-        try:
-            self._channel.send({"id": self._last_id, "op": op} | fields, fds)
-        except OSError as error:
-            del self._answers[self._last_id]
-            raise StartFailedError(f"VM '{self.name}' does not listen: {error}; kill it") from None
-        refusal = error_of(await answer)
-        if refusal is not None:
-            raise refusal
+        await self._link.call(op, fds or [], within=within, **given)
 
-    def _receive(self) -> None:
-        assert self._channel is not None
-        try:
-            received = self._channel.receive()
-        except BlockingIOError:
-            return
-        if received is None:
-            self._hang_up()
-            self._listener.process_gone(self)
-            return
-        message, fds = received
-        try:
-            self._take(message, fds)
-        finally:
-            close_all(fds)
+    def kill_process(self) -> None:
+        """SIGKILL; nothing where there is none."""
+        if self._link is not None:
+            self._link.kill()
 
-    def _take(self, message: Message, fds: list[int]) -> None:
-        if "hello" in message and self._hello is not None and not self._hello.done():
-            self._attach(fds)
-            self.pid = int(message["pid"])
-            self._set_status(Status(**message["hello"]))
-            self._hello.set_result(message)
-        elif "status" in message:
-            self._set_status(Status(**message["status"]))
-        elif answer := self._answers.pop(message.get("id", 0), None):
-            if not answer.done():
-                answer.set_result(message)
+    def _drop_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
 
-    def _attach(self, fds: list[int]) -> None:
-        """Take the ring and the eventfd out of `fds`."""
-        if len(fds) < 2:
-            raise ValueError("A hello without its descriptors")
-        self.release_ring()
-        ring_fd, self._wake_fd = fds.pop(0), fds.pop(0)
-        self.ring = Ring(ring_fd)
-        asyncio.get_running_loop().add_reader(self._wake_fd, self._woken)
+    # What comes along the line
+
+    def hello(self, message: Message, fds: list[int]) -> None:
+        """Take the ring and the eventfd; raises ValueError where the hello is none."""
+        status = Status.from_message(message["hello"])
+        if len(fds) != 2:
+            raise ValueError("A hello has two descriptors")
+        if self.ring is None or not os.path.sameopenfile(self.ring.fd, fds[0]):
+            self._take_ring(fds)
+        if self._wake_fd < 0:
+            self._watch_wakes(fds.pop())
+        self.status_came(status)
+        self._listener.greeted(self, dict(message.get("keep") or {}))
         self.pump()
 
-    def _set_status(self, status: Status) -> None:
-        old, self.status = self.status, status
-        self._listener.status_changed(self, old)
+    def status_came(self, status: Status) -> None:
+        """A change of status."""
+        self.status = status
+        self._listener.status_changed(self)
 
-    def set_ended(self, result: Result, sentence: str) -> None:
+    def line_lost(self) -> None:
+        """The process lives on without a line; make a new one soon."""
+        self._after("reconnect", RECONNECT, self._reconnect)
+
+    def _reconnect(self) -> None:
+        try:
+            self.connect(self._path)
+        except (OSError, ChdebugdError):
+            if self._link is not None:
+                self.line_lost()
+
+    def process_gone(self) -> None:
+        """The process is dead."""
+        self._drop_link()
+        self._cancel("reconnect")
+        self._gone.set()
+        self._listener.process_gone(self)
+
+    def set_died(self, result: Result, sentence: str) -> None:
         """The process ended without saying so."""
-        self._set_status(self.status._replace(state=State.FAILED, result=result, sentence=sentence))
-
-    def _hang_up(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            asyncio.get_running_loop().remove_reader(channel.fileno())
-            channel.close()
-        answers, self._answers = self._answers, {}
-        for answer in answers.values():
-            if not answer.done():
-                answer.set_result({"error": "Failed", "message": GONE.format(self.name, self.name)})
-        if self._hello is not None and not self._hello.done():
-            gone: ChdebugdError = StartFailedError(GONE.format(self.name, self.name))
-            self._hello.set_exception(gone)
+        state = State.STOPPED if result in GOOD else State.FAILED
+        self.status_came(self.status._replace(state=state, result=result, sentence=sentence))
 
     # The ring
 
+    def attach(self, ring: Ring) -> None:
+        """Read this ring from now on; it belongs to the VM."""
+        before = self.counts
+        self.release_ring()
+        if ring.boot_id(before.boots) != before.boot_id:
+            self.boots_before += before.boots  # they were another process's
+        self.ring = ring
+
+    def _take_ring(self, fds: list[int]) -> None:
+        """The ring of another version of chdebugd cannot be read; its guest runs on."""
+        try:
+            ring = Ring(fds[0])
+        except ValueError:
+            log.warning(
+                "VM '%s' was started by another version of chdebugd: its marks are in the journal "
+                "and not on the bus until it is started again",
+                self.name,
+            )
+            return
+        del fds[0]
+        self.attach(ring)
+
+    def _watch_wakes(self, eventfd: int) -> None:
+        self._wake_fd = eventfd
+        asyncio.get_running_loop().add_reader(eventfd, self._woken)
+
     def _woken(self) -> None:
-        os.eventfd_read(self._wake_fd)
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            return
         self.pump()
 
     def pump(self) -> None:
-        """Hand events on while the bus has room; then sleep until the next one."""
-        self._linger = None
-        if self.ring is None:
+        """Hand one batch on where the bus has room, and come back as the ring needs."""
+        self._cancel("pump")
+        ring = self.ring
+        if ring is None or not self._listener.has_room(self):
             return
-        while self._listener.has_room():
-            position = self.ring.position(Reader.SIGNALS)
-            events, lost = self.ring.copy(position)
-            if lost:
-                self.ring.skip(lost)
-                self.ring.move(Reader.SIGNALS, position + lost)
-            if events:
-                self._listener.events(self, events)
-                self.ring.move(Reader.SIGNALS, events[-1].ticket)
-            if lost or events:
-                self._listener.counts_changed(self)
-            if len(events) < BATCH:
-                self._rest(bool(events))
-                return
+        position = ring.position(Reader.SIGNALS)
+        events, lost = ring.copy(position)
+        if not events and not lost and not self.has_process and position < ring.head:
+            lost = 1  # torn by the death of a vCPU, and nobody mends it
+        if lost:
+            ring.skip(lost)
+            ring.move(Reader.SIGNALS, position + lost)
+        if events:
+            self._listener.events(self, events)
+            ring.move(Reader.SIGNALS, events[-1].ticket)
+        self._tell_counts()
+        self._rest(ring, len(events) == BATCH or lost > 0, bool(events))
 
-    def _rest(self, busy: bool) -> None:
+    def _tell_counts(self) -> None:
+        counts = self.counts
+        if counts != self._told_counts:
+            self._told_counts = counts
+            self._listener.counts_changed(self)
+
+    def _rest(self, ring: Ring, more: bool, busy: bool) -> None:
         """Look again soon where events came, so that a burst wakes us once; else sleep."""
-        assert self.ring is not None
-        loop = asyncio.get_running_loop()
-        if busy or not self.ring.sleep(Reader.SIGNALS):
-            self._linger = loop.call_later(LINGER, self.pump)
+        if more:
+            self._after("pump", 0, self.pump)
+        elif busy or not ring.sleep(Reader.SIGNALS):
+            self._after("pump", LINGER, self.pump)
+        elif ring.is_full:
+            self._after("pump", FULL_CHECK, self.pump)
 
     def events_after(self, seq: int, limit: int) -> list[Event]:
         """Events of this boot with a number above `seq`, as far back as the ring reaches."""
-        if self.ring is None:
+        ring = self.ring
+        if ring is None:
             return []
         events: list[Event] = []
-        position = self.ring.first_ticket + seq
+        position = min(ring.first_ticket + seq, ring.head)
         while len(events) < limit:
-            batch, _ = self.ring.copy(position, limit - len(events))
+            batch, _ = ring.copy(position, limit - len(events))
             if not batch:
                 break
-            events += [event for event in batch if event.boot == self.ring.boot]
+            events += [event for event in batch if event.boot == ring.boot]
             position = batch[-1].ticket
         return events
 
     def release_ring(self) -> None:
         """Let go of the ring; the counts stay."""
         self._last_counts = self.counts
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+        self._cancel("pump")
         wake_fd, self._wake_fd = self._wake_fd, -1
         if wake_fd >= 0:
             asyncio.get_running_loop().remove_reader(wake_fd)
             os.close(wake_fd)
         ring, self.ring = self.ring, None
         if ring is not None:
-            self.boots_before += ring.boot
             ring.close()
 
     def close(self) -> None:
         """Let go of everything; the process, if there is one, lives on."""
-        self._hang_up()
+        self._drop_link()
+        self._cancel("reconnect")
         self.release_ring()
+        files, self.files = self.files, []
+        for file in files:
+            os.close(file.fd)
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether it is stopped or failed."""
-        return self.state in ENDED
+    def _after(self, name: str, seconds: float, callback: Any) -> None:
+        self._cancel(name)
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, callback)
+
+    def _cancel(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()

@@ -16,8 +16,8 @@ from chdebugd.trace.event import COMPONENT_OF
 from chdebugd.vm import VM
 
 CONTROL = "control-vm"
-COUNTS = ["EventCount", "DroppedEvents", "SkippedSignals", "StalledUSec"]
 LAST = ["LastCode", "LastComponent"]
+COUNTS = ["EventCount", "DroppedEvents", "SkippedSignals", "StalledUSec", *LAST]
 BOOT = ["BootID", "BootCount", "StartTimestampMonotonic"]
 STATUS = ["State", "Result", *BOOT, "Terminals", "ExitCostNSec"]
 
@@ -41,7 +41,7 @@ class VmFace(Face):
 
     @method((("timeout_usec", "t"),), action=CONTROL)
     async def Stop(self, call: Call, timeout_usec: int) -> None:
-        await self.vm.call("stop", timeout_usec=timeout_usec)
+        await self.manager.stop(self.vm, timeout_usec)
 
     @method(action=CONTROL)
     async def Kill(self, call: Call) -> None:

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import getopt
+import json
 import os
 import signal
 import socket
 import sys
 from typing import NamedTuple
 
-from chdebugd.control import Channel, Message, StartRequest, Status, close_all, error_message
+from chdebugd.control import (
+    LAST_WORDS,
+    SOCKET_DIR,
+    Channel,
+    Message,
+    StartRequest,
+    Status,
+    close_all,
+    error_message,
+)
+from chdebugd.counts import Counts
 from chdebugd.errors import ChdebugdError, InvalidOptionError
 from chdebugd.exit_cost import exit_cost_of_host
 from chdebugd.state import ENDED, State
@@ -24,6 +35,7 @@ from chdebugd.vm_loop import VmLoop
 from chdebugd.vmm.outcome import Result
 
 TERM_TIMEOUT_USEC = 10_000_000  # what a guest has after SIGTERM to obey its power button
+UNWANTED_AFTER = 60.0  # seconds without a start request: the daemon that wanted us is dead
 
 
 class VmProcess:
@@ -31,25 +43,24 @@ class VmProcess:
 
     def __init__(self, name: str, runtime_dir: str) -> None:
         self.loop = VmLoop()
-        self._path = f"{runtime_dir}/vm/{name}.sock"
+        self._path = f"{runtime_dir}/{SOCKET_DIR}/{name}.sock"
+        self._last_words = f"{runtime_dir}/{SOCKET_DIR}/{name}{LAST_WORDS}"
         self._channel: Channel | None = None
         exit_cost = exit_cost_of_host(runtime_dir)
         self._life = VmLife(name, self.loop, Ring.create(), self._report, self._gone, exit_cost)
         self._life.sinks.on_wake = self._life.entered
         self._listen()
         self._watch_signals()
+        self.loop.call_later("unwanted", UNWANTED_AFTER, lambda: self._life.kill(lambda _: None))
 
     def _listen(self) -> None:
-        self._unlink()
+        _unlink(self._path)
+        _unlink(self._last_words)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(self._path)
         os.chmod(self._path, 0o600)
         self._listener.listen(4)
         self.loop.add_reader(self._listener, self._accept)
-
-    def _unlink(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
 
     def _watch_signals(self) -> None:
         """Python's own handler writes the number of a signal into a socket the loop reads."""
@@ -69,7 +80,8 @@ class VmProcess:
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
         channel = Channel(connection)
-        if channel.peer_uid() not in (0, os.getuid()):
+        _, uid = channel.peer()
+        if uid not in (0, os.getuid()):
             channel.close()
             return
         self._hang_up()
@@ -121,6 +133,7 @@ class VmProcess:
 
         match op:
             case "start":
+                self.loop.cancel("unwanted")
                 self._life.start(StartRequest.from_message(message), fds, done)
             case "stop":
                 self._life.stop(int(message["timeout_usec"]), done)
@@ -140,7 +153,14 @@ class VmProcess:
         self._send({"id": request_id} | (error_message(error) if error else {}))
 
     def _gone(self) -> None:
-        self._unlink()
+        """Say it to the next daemon too, should this one be gone."""
+        words = {
+            "status": self._life.status.to_message(),
+            "counts": Counts.at_the_end(self._life.ring)._asdict(),
+        }
+        with contextlib.suppress(OSError), open(self._last_words, "w") as file:
+            json.dump(words, file)
+        _unlink(self._path)
         self._hang_up()
         self.loop.stop()
 
@@ -149,6 +169,11 @@ class VmProcess:
         """1 where the VM failed after it had started; before that, the caller was told why."""
         status = self._life.status
         return int(status.state == State.FAILED and status.result != Result.START_FAILED)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def tell_ready(ready_fd: int) -> None:

@@ -1,34 +1,38 @@
 """What a daemon needs to know of VMs that another daemon made.
 
-Of a running VM its process keeps it and gives it back; of an ended one a small file in the runtime
-directory does. A file that cannot be written costs the record, never a guest.
+Of each VM there is a small file in the runtime directory, written at every change of its state.
+A VM process that ends leaves another one, for the case that no daemon runs. A file that cannot be
+written costs the record, never a guest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chdebugd.control import Status
+from chdebugd.control import LAST_WORDS, Status
+from chdebugd.counts import Counts
 from chdebugd.errors import ChdebugdError
 from chdebugd.limits import Limits
 from chdebugd.options import VmOptions, given_from_json, parse_options
 from chdebugd.vm import VM
 
 log = logging.getLogger(__name__)
+Record = dict[str, Any]
 
 
 class VmRecords:
-    """One JSON file an ended VM, RUNTIME_DIR/vm/NAME.json."""
+    """RUNTIME_DIR/vm/NAME.json for each VM, and NAME.last from its process."""
 
-    def __init__(self, runtime_dir: Path) -> None:
-        self._dir = runtime_dir / "vm"
+    def __init__(self, socket_dir: Path) -> None:
+        self._dir = socket_dir
+        self._failed: set[str] = set()
 
-    def keepsake(self, vm: VM) -> dict[str, Any]:
+    def keepsake(self, vm: VM) -> Record:
         """What to give to the VM process."""
         return {
             "options": vm.options.to_json(),
@@ -37,40 +41,72 @@ class VmRecords:
         }
 
     def save(self, vm: VM) -> None:
-        """Write the record of an ended VM."""
-        record = self.keepsake(vm) | {"status": vm.status.to_message(), "counts": asdict(vm.counts)}
-        record["boots_before"] = vm.boot_count
+        """Write what is known of a VM; a failure is told once a VM."""
+        state = {"status": vm.status.to_message(), "counts": vm.counts._asdict()}
+        record = self.keepsake(vm) | state
         path = self._dir / f"{vm.name}.json"
-        fresh = path.with_suffix(".new")
+        fresh = path.with_name(f"{path.name}.new")
         try:
             fresh.write_text(json.dumps(record))
             fresh.rename(path)
+            self._failed.discard(vm.name)
         except OSError as error:
-            log.warning("VM '%s' will be forgotten at a restart: %s", vm.name, error)
+            if vm.name not in self._failed:
+                log.warning("VM '%s' may be forgotten at a restart: %s", vm.name, error)
+            self._failed.add(vm.name)
 
     def remove(self, name: str) -> None:
-        """Forget the record; nothing where there is none."""
-        (self._dir / f"{name}.json").unlink(missing_ok=True)
+        """Forget all of a VM."""
+        self._failed.discard(name)
+        for suffix in (".json", LAST_WORDS):
+            with contextlib.suppress(OSError):
+                (self._dir / f"{name}{suffix}").unlink(missing_ok=True)
 
-    def load(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and record of each ended VM; a broken file is told and passed over."""
+    def load(self) -> Iterator[tuple[str, Record]]:
+        """Name and record of each VM; a broken file is told and passed over."""
         for path in sorted(self._dir.glob("*.json")):
-            try:
-                record = json.loads(path.read_text())
-            except (OSError, ValueError) as error:
-                log.warning("Cannot read %s: %s, ignoring", path, error)
-                continue
-            yield path.name.removesuffix(".json"), record
+            record = _read(path)
+            if record is not None:
+                yield path.name.removesuffix(".json"), record
 
-    def restore(self, vm: VM, record: dict[str, Any], limits: Limits) -> None:
-        """Give `vm` what the record says."""
+    def restore(self, vm: VM, record: Record, limits: Limits) -> None:
+        """Give `vm` what the record, or what its process kept, says."""
         try:
             vm.options = parse_options(given_from_json(record.get("options", {})), limits)
-        except ChdebugdError as error:
+        except (ChdebugdError, TypeError, ValueError, AttributeError) as error:
             log.warning("VM '%s' keeps running with options unknown: %s", vm.name, error)
             vm.options = VmOptions.empty()
         vm.owner = int(record.get("owner", 0))
         vm.boots_before = int(record.get("boots_before", 0))
         if "status" in record:
-            vm.status = Status(**record["status"])
-            vm.restore_counts(record["counts"])
+            _restore_state(vm, record)
+
+    def take_last_words(self, vm: VM) -> None:
+        """What a process said to nobody when it ended; nothing where it could not."""
+        path = self._dir / f"{vm.name}{LAST_WORDS}"
+        if path.exists():
+            words = _read(path)
+            if words is not None:
+                _restore_state(vm, words)
+            path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError) as error:
+        log.warning("Cannot read %s: %s, ignoring", path, error)
+        return None
+    return record
+
+
+def _restore_state(vm: VM, record: Record) -> None:
+    try:
+        status = Status.from_message(record.get("status"))
+        counts = Counts.from_json(record.get("counts", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        log.warning("The record of VM '%s' is broken: %s, ignoring", vm.name, error)
+        return
+    vm.restore(status, counts)

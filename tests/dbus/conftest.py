@@ -283,6 +283,13 @@ async def connected(address: str) -> AsyncIterator[Client]:
         bus._sock.close()
 
 
+async def restarted(daemon: Daemon, client: Client, number: int = signal.SIGKILL) -> None:
+    """Another daemon in the place of this one; `client` is there all the while."""
+    daemon.stop(number)
+    daemon.start()
+    await client.wait_for(lambda: _has_owner(client.bus))
+
+
 async def _has_owner(bus: MessageBus) -> bool:
     reply = await bus.call(_bus_call("NameHasOwner", "s", "org.chdebugd1"))
     return bool(reply.body[0])

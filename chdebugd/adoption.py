@@ -1,0 +1,82 @@
+"""Finds what an earlier daemon had: records, sockets, and the rings that systemd kept for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from chdebugd.errors import ChdebugdError
+from chdebugd.files import FileOpener, OpenFile
+from chdebugd.limits import Limits
+from chdebugd.options import VmOptions, check_name
+from chdebugd.systemd_notify import forget_fd, take_stored_fds
+from chdebugd.trace.ring import Ring
+from chdebugd.vm import VM, Listener
+from chdebugd.vm_records import Record, VmRecords
+
+log = logging.getLogger(__name__)
+RING = "ring-"
+
+
+def ring_name(vm: str) -> str:
+    """Under which systemd keeps the ring of a VM."""
+    return RING + vm
+
+
+class Adoption:
+    """Makes VMs of what it finds; none of them is connected yet."""
+
+    def __init__(
+        self, socket_dir: Path, records: VmRecords, opener: FileOpener, limits: Limits
+    ) -> None:
+        self._socket_dir = socket_dir
+        self._records = records
+        self._opener = opener
+        self._limits = limits
+
+    def find(self, listener: Listener) -> Iterator[VM]:
+        """A VM for each record and for each socket; without a record it `is_known` not."""
+        rings = take_stored_fds()
+        records = dict(self._records.load())
+        sockets = {path.name.removesuffix(".sock") for path in self._socket_dir.glob("*.sock")}
+        for name in sorted(sockets | records.keys()):
+            try:
+                check_name(name)
+            except ChdebugdError as error:
+                log.warning("%s in %s: %s, ignoring", name[:80], self._socket_dir, error)
+                continue
+            vm = VM(name, VmOptions.empty(), listener, 0)
+            vm.is_known = name in records
+            if vm.is_known:
+                self.restore(vm, records[name])
+            _attach(vm, rings.pop(ring_name(name), -1))
+            yield vm
+        for name, fd in rings.items():
+            os.close(fd)
+            forget_fd(name)
+
+    def restore(self, vm: VM, record: Record) -> None:
+        """Give `vm` what the record, or what its process kept, says."""
+        self._records.restore(vm, record, self._limits)
+        vm.files = self._open_logs(vm)
+        vm.is_known = True
+
+    def _open_logs(self, vm: VM) -> list[OpenFile]:
+        """Log files by their paths, for rotation and recovery; images are the VM process's."""
+        logs = tuple(o for o in vm.options.files if o.path and o.role.role == "log-file")
+        try:
+            return self._opener.open_all(logs, [])
+        except ChdebugdError as error:
+            log.warning("The log file of VM '%s' cannot be opened: %s", vm.name, error)
+            return []
+
+
+def _attach(vm: VM, fd: int) -> None:
+    if fd < 0:
+        return
+    try:
+        vm.attach(Ring(fd))
+    except ValueError:
+        os.close(fd)

@@ -1,0 +1,255 @@
+"""Whatever dies or stalls: VMs, states, counts and marks are there afterwards, each once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from chdebugd.dbus_library import Variant
+from chdebugd.trace.journal import MessageId
+from tests.dbus.conftest import (
+    MANAGER,
+    Client,
+    Daemon,
+    ErrorReply,
+    file_with,
+    restarted,
+    story,
+    vm_pids,
+)
+from tests.guests import FOREVER, SHUTDOWN, SLEEP, burst, mark, rom
+
+pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
+
+VM = "org.chdebugd1.VM"
+EVENT = MessageId.EVENT.value
+
+
+def firmware(daemon: Daemon, code: bytes) -> Variant:
+    return Variant("s", str(file_with(daemon.runtime_dir.parent, rom(code), "guest")))
+
+
+def kill_vm_process(daemon: Daemon, name: str, number: int = signal.SIGKILL) -> None:
+    os.kill(vm_pids(daemon.runtime_dir)[name], number)
+
+
+async def entries(daemon: Daemon, client: Client, kind: MessageId) -> list[dict[str, str]]:
+    """All entries of that kind, once there are some."""
+    await client.wait_for(lambda: bool(daemon.journal.entries(MESSAGE_ID=kind.value)))
+    return daemon.journal.entries(MESSAGE_ID=kind.value)
+
+
+def sequence(daemon: Daemon) -> list[int]:
+    return [int(entry["SEQ"]) for entry in daemon.journal.entries(MESSAGE_ID=EVENT)]
+
+
+@story
+async def test_marks_made_while_no_daemon_ran_are_signalled_late(
+    daemon: Daemon, client: Client
+) -> None:
+    count = 20_000
+    path = await client.start_vm("busy", firmware=firmware(daemon, burst(count) + SLEEP))
+
+    daemon.stop(signal.SIGKILL)
+    await client.wait_for(lambda: len(sequence(daemon)) == count)
+    await restarted(daemon, client)
+
+    await client.wait_for(lambda: len(client.events(path)) >= count)
+    assert [event[0] for event in client.events(path)] == list(range(1, count + 1))
+    assert sequence(daemon) == list(range(1, count + 1))
+    assert await client.get(path, "SkippedSignals") == 0
+    assert await client.get(path, "State") == "running"
+
+
+@story
+async def test_a_vm_that_ended_while_no_daemon_ran_is_not_forgotten(
+    daemon: Daemon, client: Client
+) -> None:
+    path = await client.start_vm("short", firmware=firmware(daemon, burst(3000) + SHUTDOWN))
+    daemon.stop(signal.SIGKILL)
+    await client.wait_for(lambda: not vm_pids(daemon.runtime_dir))
+    await restarted(daemon, client)
+
+    assert await client.get(path, "State") == "stopped"
+    assert await client.get(path, "Result") == "shutdown"
+    assert await client.get(path, "EventCount") == 3000
+    assert await client.get(path, "BootCount") == 1
+    heard = len(client.events(path))
+    assert heard + await client.get(path, "SkippedSignals") == 3000
+    await client.call(path, VM, "Start")
+    await client.wait_state(path, "stopped")
+    assert await client.get(path, "BootCount") == 2
+
+
+@story
+async def test_daemon_and_vm_process_that_die_together_leave_a_failed_vm(
+    daemon: Daemon, client: Client
+) -> None:
+    path = await client.start_vm("both", firmware=firmware(daemon, mark(1, 2) + FOREVER))
+    await client.wait_for(lambda: len(client.events(path)) == 2)
+
+    daemon.stop(signal.SIGKILL)
+    kill_vm_process(daemon, "both")
+    await restarted(daemon, client)
+
+    assert await client.get(path, "State") == "failed"
+    assert await client.get(path, "Result") == "process-died"
+    assert await client.get(path, "EventCount") == 2
+    [entry] = await entries(daemon, client, MessageId.VM_FAILED)
+    assert entry["RESULT"] == "process-died"
+    assert entry["VM_BOOT"] == await client.get(path, "BootID")
+    [entry] = await entries(daemon, client, MessageId.RING_LOST)
+    assert entry["VM_BOOT"] == await client.get(path, "BootID")
+    await client.call(path, VM, "Start")
+    await client.wait_for(lambda: len(client.events(path)) == 4)
+
+
+@story
+async def test_a_dead_vm_process_is_told_in_the_journal(daemon: Daemon, client: Client) -> None:
+    path = await client.start_vm("dead", firmware=firmware(daemon, mark(1) + FOREVER))
+    await client.wait_for(lambda: len(sequence(daemon)) == 1)
+
+    kill_vm_process(daemon, "dead")
+
+    await client.wait_state(path, "failed")
+    [entry] = await entries(daemon, client, MessageId.VM_FAILED)
+    assert (entry["VM"], entry["RESULT"]) == ("dead", "process-died")
+    events = await client.call(path, VM, "GetEvents", "tu", 0, 10)
+    assert [event[2] for event in events] == [1]
+
+
+@story
+async def test_a_stopped_vm_process_holds_up_nobody(daemon: Daemon, client: Client) -> None:
+    path = await client.start_vm("hung", firmware=firmware(daemon, mark(1) + FOREVER))
+    other = await client.start_vm("fine", firmware=firmware(daemon, mark(1) + FOREVER))
+    kill_vm_process(daemon, "hung", signal.SIGSTOP)
+
+    call = asyncio.create_task(client.call(path, VM, "Pause"))
+    await client.call(other, VM, "Pause")
+    assert await client.get(other, "State") == "paused"
+    await client.call(*MANAGER, "ListVMs")
+    with pytest.raises(ErrorReply, match=r"Error\.NotResponding"):
+        await call
+
+    kill_vm_process(daemon, "hung", signal.SIGCONT)
+    await client.wait_state(path, "paused")
+    await client.call(path, VM, "Resume")
+
+
+@story
+async def test_a_daemon_starts_beside_a_stopped_vm_process(daemon: Daemon, client: Client) -> None:
+    """More often than the process has places for connections that wait."""
+    path = await client.start_vm("hung", firmware=firmware(daemon, mark(1) + FOREVER))
+    await client.wait_for(lambda: len(client.events(path)) == 1)
+    kill_vm_process(daemon, "hung", signal.SIGSTOP)
+
+    for _ in range(7):
+        await restarted(daemon, client)
+        assert await client.get(path, "State") == "running"
+    with pytest.raises(ErrorReply, match=r"Error\.(NotResponding|WrongState)"):
+        await client.call(path, VM, "Pause")
+
+    kill_vm_process(daemon, "hung", signal.SIGCONT)
+
+    async def resets() -> bool:
+        try:
+            await client.call(path, VM, "Reset")
+        except ErrorReply:
+            return False
+        return True
+
+    await client.wait_for(resets)
+    await client.wait_for(lambda: len(client.events(path)) == 2)
+
+
+@story
+async def test_a_stopped_vm_process_can_be_killed(daemon: Daemon, client: Client) -> None:
+    path = await client.start_vm("hung", firmware=firmware(daemon, mark(1) + FOREVER))
+    kill_vm_process(daemon, "hung", signal.SIGSTOP)
+
+    await client.call(path, VM, "Kill")
+
+    assert await client.get(path, "State") == "stopped"
+    assert await client.get(path, "Result") == "killed"
+    assert vm_pids(daemon.runtime_dir) == {}
+
+
+@story
+async def test_a_vm_starts_again_right_after_its_end(daemon: Daemon, client: Client) -> None:
+    path = await client.start_vm("again", firmware=firmware(daemon, mark(1) + SLEEP))
+
+    for boots in range(2, 5):
+        await client.call(path, VM, "Stop", "t", 0)
+        await client.call(path, VM, "Start")
+        assert await client.get(path, "BootCount") == boots
+
+
+@story
+async def test_a_name_is_free_right_after_remove(daemon: Daemon, client: Client) -> None:
+    for _ in range(3):
+        path = await client.start_vm("same", firmware=firmware(daemon, mark(1) + SLEEP))
+        await client.call(path, VM, "Remove")
+
+    await client.wait_for(lambda: vm_pids(daemon.runtime_dir) == {})
+    assert await client.call(*MANAGER, "ListVMs") == []
+    assert list((daemon.runtime_dir / "vm").iterdir()) == []
+
+
+@story
+async def test_two_starts_at_once_are_one_start(daemon: Daemon, client: Client) -> None:
+    path = await client.start_vm("twice", firmware=firmware(daemon, mark(1) + SHUTDOWN))
+    await client.wait_state(path, "stopped")
+
+    answers = await asyncio.gather(
+        *(client.call(path, VM, "Start") for _ in range(4)), return_exceptions=True
+    )
+
+    assert [str(a) for a in answers if a is not None and "WrongState" not in str(a)] == []
+    assert answers.count(None) == 1
+    assert await client.get(path, "BootCount") == 2
+
+
+@story
+async def test_a_broken_record_costs_no_more_than_itself(daemon: Daemon, client: Client) -> None:
+    path = await client.start_vm("good", firmware=firmware(daemon, mark(1) + SHUTDOWN))
+    await client.wait_state(path, "stopped")
+    records = daemon.runtime_dir / "vm"
+    for name, text in {
+        "torn": "{",
+        "list": "[]",
+        "empty": "{}",
+        "mad": '{"status": {"state": "of mind"}, "counts": 7, "options": [1]}',
+        "..": "{}",
+    }.items():
+        (records / f"{name}.json").write_text(text)
+
+    await restarted(daemon, client)
+
+    vms = await client.call(*MANAGER, "ListVMs")
+    assert [vm[:2] for vm in vms] == [["good", "stopped"]]
+
+
+@pytest.mark.parametrize("moment", [0.02, 0.1, 0.2])
+def test_log_lines_come_once_when_a_vm_process_dies(daemon: Daemon, moment: float) -> None:
+    count = 60_000
+
+    @story
+    async def told(daemon: Daemon, client: Client) -> None:
+        code = firmware(daemon, burst(count) + FOREVER)
+        path = await client.start_vm("torn", firmware=code, log_file=Variant("s", "torn.log"))
+        file = daemon.log_dir / "torn.log"
+        await client.wait_for(lambda: file.stat().st_size > 0)
+        await asyncio.sleep(moment)  # to die in the middle of it
+        kill_vm_process(daemon, "torn")
+        await client.wait_state(path, "failed")
+        made = await client.get(path, "EventCount")
+        await entries(daemon, client, MessageId.VM_FAILED)
+
+        lines = file.read_text().splitlines()
+        assert len(lines) == len(set(lines)) == made
+        assert sorted(set(sequence(daemon))) == list(range(1, made + 1))
+
+    told(daemon)
