@@ -41,7 +41,7 @@ unit: build $(VENV)/ready
 lint: build $(VENV)/ready
 	$(PYTEST) tests/style
 
-deb:
+deb: deps
 	packaging/build-deb
 
 clean:

@@ -1,0 +1,33 @@
+"""The commands of README.md, by the place where a test runs them.
+
+A block of shell commands has the place in a comment above it: `<!-- run: container -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCK = re.compile(r"^(?:<!-- run: ([a-z-]+) -->\n)?```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PLACES = ("build", "container", "collector", "lab", "lab-guest")
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Place and text of each block, in order; the place is empty where none is named."""
+    return BLOCK.findall(README.read_text())
+
+
+def commands(place: str) -> list[str]:
+    """All commands of a place, in order; a here-document belongs to the command before it."""
+    found: list[str] = []
+    end = ""
+    for line in "".join(text for at, text in blocks() if at == place).splitlines():
+        if end:
+            found[-1] += f"\n{line}"
+            end = "" if line == end else end
+            continue
+        found.append(line)
+        if here := re.search(r"<<'(\w+)'", line):
+            end = here[1]
+    return found

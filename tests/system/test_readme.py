@@ -1,0 +1,96 @@
+"""The commands of README.md as a reader types them, in a container with a real systemd."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from container.container import Container
+from container.debian import debian_root
+
+from tests.docs.fences import commands
+from tests.system.conftest import wait_for
+
+pytestmark = pytest.mark.kvm
+PATIENCE = 30  # seconds until what a guest does is in the journal and the log file
+WAITS = ("journalctl", "grep")  # commands that a reader repeats until there is something
+ENDLESS = "busctl monitor org.chdebugd1"
+WATCHED = "/root/watched"
+
+
+@pytest.fixture
+def bare(deb: Path) -> Iterator[Container]:
+    """A minimal Debian with nothing of ours but the .deb in root's home."""
+    with Container(debian_root("bookworm", deb, also=("systemd-journal-remote",))) as container:
+        container.put(f"/root/{deb.name}", deb)
+        # The reader says yes.
+        container.put("/etc/apt/apt.conf.d/99yes", b'APT::Get::Assume-Yes "true";\n')
+        yield container
+
+
+def typed(container: Container, command: str) -> subprocess.CompletedProcess[str]:
+    """What one line does, in root's home."""
+    return container.run("sh", "-c", f"cd /root && {command}", check=False)
+
+
+def begin_to_watch(container: Container) -> None:
+    """A second terminal."""
+    unit = ["--unit=watch", f"--property=StandardOutput=file:{WATCHED}"]
+    container.run("systemd-run", *unit, *ENDLESS.split())
+    wait_for(lambda: "Monitoring" in typed(container, f"cat {WATCHED}").stdout)
+
+
+def follow(container: Container, command: str) -> None:
+    """Do as a reader does; what looks for a guest's marks is repeated until they are there."""
+    deadline = time.monotonic() + PATIENCE
+    done = typed(container, command)
+    while command.startswith(WAITS) and not _shows_marks(done):
+        assert time.monotonic() < deadline, f"{command}\n{done.stdout}{done.stderr}"
+        time.sleep(0.2)
+        done = typed(container, command)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def _shows_marks(done: subprocess.CompletedProcess[str]) -> bool:
+    return done.returncode == 0 and "Debug I/O port" in done.stdout
+
+
+def test_every_command_for_a_host_works_in_the_readmes_order(bare: Container) -> None:
+    for command in commands("container"):
+        if command.startswith("busctl call"):
+            begin_to_watch(bare)
+        if command.startswith(ENDLESS):
+            wait_for(lambda: "Member=DebugEvent" in typed(bare, f"cat {WATCHED}").stdout)
+        else:
+            follow(bare, command)
+
+    assert typed(bare, "systemctl is-active chdebugd-vm@fw0").stdout == "inactive\n"
+
+
+def test_the_journal_of_a_host_arrives_at_the_collector(bare: Container) -> None:
+    for command in commands("container")[:2]:
+        follow(bare, command)
+
+    for command in commands("collector"):
+        follow(bare, command)
+
+
+def test_the_commands_of_the_man_pages_work(bare: Container) -> None:
+    """Those of org.chdebugd1(5) and chdebugd(8), in the order in which they stand there."""
+    follow(bare, commands("container")[0])
+
+    for page in ("org.chdebugd1.5", "chdebugd.8"):
+        for command in examples(page):
+            follow(bare, command)
+
+
+def examples(page: str) -> list[str]:
+    """The literal lines of a page that are commands."""
+    text = (Path(__file__).parents[2] / "packaging/man" / page).read_text()
+    lines = "".join(re.findall(r"^\.EX\n(.*?)^\.EE", text, re.MULTILINE | re.DOTALL)).splitlines()
+    programs = ("busctl", "journalctl", "systemctl", "chdebugctl")
+    return [line.replace("\\-", "-") for line in lines if line.startswith(programs)]
