@@ -25,7 +25,13 @@ def installed(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("wheel")
     subprocess.run(["tar", "--extract", f"--file={archive}", "-C", place], check=True)
     venv.create(place / "venv", with_pip=True)
-    pip = [place / "venv/bin/python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    pip: list[str | Path] = [
+        place / "venv/bin/python",
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--quiet",
+    ]
     done = subprocess.run(
         [*pip, "install", f"./chdebugd-{VERSION}"],
         cwd=place,
@@ -50,7 +56,13 @@ def session_bus() -> Iterator[str]:
 @contextmanager
 def daemon(installed: Path, address: str, place: Path) -> Iterator[None]:
     """chdebugd on that bus, once it has its name."""
-    command = [installed / "chdebugd", "--bus", address, "--journal", place / "no-journal"]
+    command: list[str | Path] = [
+        installed / "chdebugd",
+        "--bus",
+        address,
+        "--journal",
+        place / "no-journal",
+    ]
     command += ["--runtime-dir", place / "run", "--log-dir", place]
     with subprocess.Popen(command) as process:
         deadline = time.monotonic() + TIMEOUT

@@ -22,14 +22,24 @@ ENDLESS = "busctl monitor org.chdebugd1"
 WATCHED = "/root/watched"
 
 
+@pytest.fixture(scope="session")
+def root(deb: Path) -> Path:
+    """A minimal Debian whose apt holds what the README installs."""
+    return debian_root("bookworm", deb, also=("systemd-journal-remote",))
+
+
+def says_yes(container: Container) -> Container:
+    """The reader of apt's question."""
+    container.put("/etc/apt/apt.conf.d/99yes", b'APT::Get::Assume-Yes "true";\n')
+    return container
+
+
 @pytest.fixture
-def bare(deb: Path) -> Iterator[Container]:
-    """A minimal Debian with nothing of ours but the .deb in root's home."""
-    with Container(debian_root("bookworm", deb, also=("systemd-journal-remote",))) as container:
+def bare(root: Path, deb: Path) -> Iterator[Container]:
+    """Nothing of ours but the .deb in root's home."""
+    with Container(root) as container:
         container.put(f"/root/{deb.name}", deb)
-        # The reader says yes.
-        container.put("/etc/apt/apt.conf.d/99yes", b'APT::Get::Assume-Yes "true";\n')
-        yield container
+        yield says_yes(container)
 
 
 def typed(container: Container, command: str) -> subprocess.CompletedProcess[str]:
@@ -71,21 +81,18 @@ def test_every_command_for_a_host_works_in_the_readmes_order(bare: Container) ->
     assert typed(bare, "systemctl is-active chdebugd-vm@fw0").stdout == "inactive\n"
 
 
-def test_the_journal_of_a_host_arrives_at_the_collector(bare: Container) -> None:
-    for command in commands("container")[:2]:
-        follow(bare, command)
+def test_the_journal_of_a_host_arrives_at_the_collector(container: Container) -> None:
+    container.start_vm("first")
 
     for command in commands("collector"):
-        follow(bare, command)
+        follow(says_yes(container), command)
 
 
-def test_the_commands_of_the_man_pages_work(bare: Container) -> None:
+def test_the_commands_of_the_man_pages_work(container: Container) -> None:
     """Those of org.chdebugd1(5) and chdebugd(8), in the order in which they stand there."""
-    follow(bare, commands("container")[0])
-
     for page in ("org.chdebugd1.5", "chdebugd.8"):
         for command in examples(page):
-            follow(bare, command)
+            follow(container, command)
 
 
 def examples(page: str) -> list[str]:
