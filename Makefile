@@ -9,7 +9,7 @@ PYTEST = $(PY) -m pytest
 C_SOURCES = $(wildcard chdebugd/*/*.[ch] chdebugd/*/*/*.[ch]) chdebugd/vmm/boot/demo_guest.S
 BUILDERS = setup.py $(wildcard chdebugd/*/*_build.py chdebugd/*/*/*_build.py)
 
-.PHONY: all deps build demo test unit lint deb clean
+.PHONY: all deps build demo test unit lint bench deb clean
 
 all: build
 
@@ -40,6 +40,10 @@ unit: build $(VENV)/ready
 
 lint: build $(VENV)/ready
 	$(PYTEST) tests/style
+
+# All figures beside their peers, some minutes; ROWS="mark log" runs some.
+bench: deps build $(VENV)/ready
+	$(PY) -m tests.bench $(ROWS)
 
 deb: deps
 	packaging/build-deb

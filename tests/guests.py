@@ -51,6 +51,70 @@ def burst(count: int, code: int = 0x40) -> bytes:
     )
 
 
+def ticks(count: int) -> bytes:
+    """Write 0x40 to port 0x80 at each tick of the PIT, one each 10 ms, `count` times."""
+    handler_at = 0x200
+    start = (
+        b"\xc7\x06\x20\x00"
+        + (0xF000 + handler_at).to_bytes(2, "little")  # movw $handler, 0x20  (vector 8: IRQ 0)
+        + b"\xc7\x06\x22\x00\x00\xf0"  # movw $0xf000, 0x22
+        b"\xbc\x00\x10"  # mov $0x1000, %sp          (%ss is 0 from reset)
+        b"\xb0\x11\xe6\x20"  # mov $0x11, %al; out %al, $0x20     (PIC: ICW1)
+        b"\xb0\x08\xe6\x21"  # mov $8, %al; out %al, $0x21        (first vector)
+        b"\xb0\x04\xe6\x21"  # mov $4, %al; out %al, $0x21
+        b"\xb0\x01\xe6\x21"  # mov $1, %al; out %al, $0x21
+        b"\xb0\xfe\xe6\x21"  # mov $0xfe, %al; out %al, $0x21     (only IRQ 0)
+        b"\xb0\x34\xe6\x43"  # mov $0x34, %al; out %al, $0x43     (PIT: rate generator)
+        b"\xb0\x9b\xe6\x40"  # mov $0x9b, %al; out %al, $0x40     (11931 / 1193182 Hz)
+        b"\xb0\x2e\xe6\x40"  # mov $0x2e, %al; out %al, $0x40
+        b"\xb9" + count.to_bytes(2, "little") + b"\xfb"  # mov $count, %cx; sti
+        b"\xf4"  # 1: hlt
+        b"\xb0\x40\xe6\x80"  # mov $0x40, %al; out %al, $0x80
+        b"\x49"  # dec %cx
+        b"\x75\xf8"  # jnz 1b
+    )
+    handler = (
+        b"\x50"  # push %ax
+        b"\xb0\x20\xe6\x20"  # mov $0x20, %al; out %al, $0x20     (end of interrupt)
+        b"\x58"  # pop %ax
+        b"\xcf"  # iret
+    )
+    end = SHUTDOWN + b"\xeb\xfe"
+    body = (start + end).ljust(handler_at - PROLOGUE_SIZE, b"\xf4")
+    return body + handler
+
+
+STAMPS_MAX = 500
+
+
+def stamped_marks(count: int) -> bytes:
+    """Mark `count` times with a pause between, the TSC noted before each; then tell all of them.
+
+    They come out of port 0x402, 8 bytes each, low byte first.
+    """
+    assert count <= STAMPS_MAX
+    return (
+        b"\xfc"  # cld
+        b"\xbf\x00\x20"  # mov $0x2000, %di
+        b"\xb9" + count.to_bytes(2, "little") + b"\x0f\x31"  # mov $count, %cx; 1: rdtsc
+        b"\x66\xab"  # stosl                        (low half to %es:(%di))
+        b"\x66\x92"  # xchg %eax, %edx
+        b"\x66\xab"  # stosl
+        b"\xb0\x40"  # mov $0x40, %al
+        b"\xe6\x80"  # out %al, $0x80
+        b"\x89\xcb"  # mov %cx, %bx
+        b"\x83\xe3\x1f"  # and $31, %bx              (pauses of 1 to 32 turns)
+        b"\x43"  # inc %bx
+        b"\x4b"  # 2: dec %bx
+        b"\x75\xfd"  # jnz 2b
+        b"\x49"  # dec %cx
+        b"\x75\xe8"  # jnz 1b
+        b"\xbe\x00\x20"  # mov $0x2000, %si
+        b"\xba\x02\x04"  # mov $0x402, %dx
+        b"\xb9" + (8 * count).to_bytes(2, "little") + b"\xf3\x6e"  # mov $8*count, %cx; rep outsb
+    )
+
+
 FOREVER = b"\xeb\xfe"  # 1: jmp 1b
 SLEEP = (
     b"\xfb"  # sti

@@ -1,0 +1,24 @@
+"""How true the stamps are: each delta between two marks beside the guest's own TSC."""
+
+from __future__ import annotations
+
+import asyncio
+
+from chdebugd.vmm.kvm import Kvm, init_kick
+from tests.bench.report import Figure, compare, measure
+from tests.kvm.clock import clock_errors
+
+
+async def clock(repeat: int) -> list[Figure]:
+    """The error of a delta, and that of its 99th percentile beside the cost of an exit."""
+    init_kick()
+    with Kvm.open() as kvm:
+        runs = [await asyncio.to_thread(clock_errors, kvm) for _ in range(repeat)]
+    exits = [run.exit_cost_nsec for run in runs]
+    nineties = [run.percentile(99) for run in runs]
+    what, peer = "error of a delta between marks", "one exit"
+    return [
+        measure("clock", f"{what}, median", [run.percentile(50) for run in runs], "ns"),
+        compare("clock", f"{what}, 99th percentile", nineties, exits, "ns", peer, at_most=1),
+        measure("clock", f"{what}, worst", [run.nsec[-1] for run in runs], "ns"),
+    ]

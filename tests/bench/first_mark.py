@@ -1,0 +1,61 @@
+"""Runs inside the container: boots VMs over the bus and prints how long their first marks took.
+
+Usage: first_mark.py cold|warm NAME... Prints milliseconds as JSON. Needs nothing but dbus-next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+sys.modules["gi"] = None  # type: ignore[assignment]
+from dbus_next import BusType, Message, Variant  # noqa: E402
+from dbus_next.aio import MessageBus  # noqa: E402
+
+MANAGER = ("/org/chdebugd1", "org.chdebugd1.Manager")
+VM = "org.chdebugd1.VM"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+OPTIONS = {"firmware": Variant("s", "/guest.rom"), "memory": Variant("t", 1 << 20)}
+
+
+async def call(
+    bus: MessageBus, path: str, interface: str, member: str, signature: str, *body: Any
+) -> Any:
+    """The one result of a method."""
+    name = "org.chdebugd1"
+    reply = await bus.call(Message(name, path, interface, member, None, None, signature, [*body]))
+    assert reply is not None
+    if reply.error_name:
+        raise SystemExit(f"{member}: {reply.body}")
+    return reply.body[0] if reply.body else None
+
+
+async def first_mark(bus: MessageBus, name: str) -> float:
+    """Milliseconds from the call of StartVM to the first mark."""
+    start = time.monotonic_ns()
+    path = await call(bus, *MANAGER, "StartVM", "sa{sv}", name, OPTIONS)
+    events: list[Any] = []
+    while not events:
+        events = await call(bus, path, VM, "GetEvents", "tu", 0, 1)
+    stamp = await call(bus, path, PROPERTIES, "Get", "ss", VM, "StartTimestampMonotonic")
+    await call(bus, path, VM, "Remove", "")
+    return float(1000 * stamp.value + events[0][1] - start) / 1e6
+
+
+async def main(way: str, *names: str) -> None:
+    """`warm` starts the unit of each VM beforehand."""
+    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    times = []
+    for name in names:
+        if way == "warm":
+            subprocess.run(["systemctl", "start", f"chdebugd-vm@{name}"], check=True)  # noqa: ASYNC221
+        times.append(await first_mark(bus, name))
+    print(json.dumps(times))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
