@@ -165,3 +165,40 @@ RUN_FROM_NOWHERE = protected(
     mark(0x42) + b"\xb8\x00\x00\x00\xd0"  # mov $0xd0000000, %eax      (no memory there)
     b"\xff\xe0"  # jmp *%eax
 )
+
+
+IRET_AT, BODY_AT = 0x0F, 0x10
+
+
+def metronome(hertz: int) -> bytes:
+    """Counts up on port 0x80, `hertz` times a second and asleep between, for ever."""
+    divisor = 1_193_182 // hertz  # the PIT's clock (Intel 8254)
+    iret_at = 0xF000 + PROLOGUE_SIZE + IRET_AT
+    setup = (
+        b"\xc7\x06\x80\x00" + iret_at.to_bytes(2, "little")  # movw $iret, 0x80   (vector 0x20)
+        + b"\xc7\x06\x82\x00\x00\xf0"  # movw $0xf000, 0x82
+        b"\xeb\x02"  # jmp body
+        b"\x90"
+        b"\xcf"  # iret
+    )  # fmt: skip
+    assert len(setup) == BODY_AT
+    init = [(0x20, 0x11), (0x21, 0x20), (0x21, 0x04), (0x21, 0x01), (0x21, 0xFE)]  # PIC: IRQ 0 only
+    init += [(0x43, 0x34), (0x40, divisor & 0xFF), (0x40, divisor >> 8)]  # PIT: channel 0, mode 2
+    return (
+        setup
+        + b"".join(
+            bytes([0xB0, value])  # mov $value, %al
+            + bytes([0xE6, port])  # out %al, $port
+            for port, value in init
+        )
+        + b"\x31\xdb"  # xor %bx, %bx
+        b"\xfb"  # again: sti
+        b"\xf4"  # hlt                   (the one place where the interrupt is let in)
+        b"\xfa"  # cli
+        b"\x88\xd8"  # mov %bl, %al
+        b"\xe6\x80"  # out %al, $0x80
+        b"\x43"  # inc %bx
+        b"\xb0\x20"  # mov $0x20, %al         (end of interrupt)
+        b"\xe6\x20"  # out %al, $0x20
+        b"\xeb\xf2"  # jmp again
+    )

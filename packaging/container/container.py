@@ -49,11 +49,12 @@ class Container:
         with contextlib.ExitStack() as stack:
             self._console: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
             prefix, groups = stack.enter_context(own_group())
-            notified = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-            notified.bind(f"\0chdebugd-container-{os.getpid()}-{id(self)}")
-            self._supervisor = self._start(prefix, groups, root, notified.getsockname())
-            stack.callback(self._end)
-            self.leader = self._wait_ready(notified)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+                notified.bind(f"\0chdebugd-container-{os.getpid()}-{id(self)}")
+                self._supervisor = self._start(prefix, groups, root, notified.getsockname())
+                stack.callback(self._end)
+                # Closed after that: systemd tells of each job, and would wait for who reads it.
+                self.leader = self._wait_ready(notified)
             self._make_kvm()
             self._resources = stack.pop_all()
 
