@@ -14,6 +14,7 @@ from chdebugd.ctl import (
     console,
     events,
     monitor,
+    plot,
     times,
     vms,
 )
@@ -28,6 +29,7 @@ FILES = [
     events.add,
     times.add,
     blame.add,
+    plot.add,
     compare.add,
     bench.add,
     codes.add,
