@@ -354,6 +354,6 @@ def _why_died(vm: VM) -> tuple[Result, str]:
         return Result.PROCESS_DIED, "The VM process ended without saying why"
     return (
         Result.FORBIDDEN_CALL,
-        f"A vCPU thread was ended at system call {call}, which its filter forbids; "
+        f"A guest's thread was ended at system call {call}, which its filter forbids; "
         "suspect the guest, and report this as a bug",
     )

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The system calls that a vCPU thread may make once it has met its guest. A
- * guest that breaks out of a device model finds itself under this filter, and
- * under the one of the unit (seccomp(2), seccomp_rule_add(3)).
+ * The system calls that a thread may make once it has met its guest: a vCPU's,
+ * or the engine's of a virtio device. A guest that breaks out of a device model
+ * finds itself under this filter, and under the one of the unit (seccomp(2),
+ * seccomp_rule_add(3)).
  *
  * Any other call ends the whole process: an error number would let the guest
  * try the next one. What was in the ring is the daemon's to drain.
@@ -56,6 +57,7 @@ static const int chd_calls[] = {
         SCMP_SYS(pwritev),
         SCMP_SYS(fsync),
         SCMP_SYS(fdatasync),
+        SCMP_SYS(fallocate),
         SCMP_SYS(lseek),
         SCMP_SYS(close),
         SCMP_SYS(poll),
@@ -81,7 +83,7 @@ static _Thread_local struct chd_ring *chd_confined_ring;
 /* Keep the number for the daemon, say it on stderr, and end: the thread must not go on. */
 static void chd_forbidden_call(int signal, siginfo_t *info, void *context)
 {
-        static const char before[] = "chdebugd: a vCPU thread was ended at system call ";
+        static const char before[] = "chdebugd: a guest's thread was ended at system call ";
         static const char after[] = ", which its filter forbids\n";
         unsigned int call = (unsigned int)info->si_syscall;
         char text[sizeof(before) + 10 + sizeof(after)];
@@ -153,7 +155,8 @@ static int chd_fill_filter(scmp_filter_ctx filter)
         return result;
 }
 
-/* Put the calling thread under the filter, for good. Returns 0 or -errno. */
+/* Put the calling thread under the filter, for good; `ring`, if any, tells the daemon of an end
+ * by it. Returns 0 or -errno. */
 static int chd_confine(struct chd_ring *ring)
 {
         struct sigaction action = { .sa_sigaction = chd_forbidden_call, .sa_flags = SA_SIGINFO };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -11,8 +12,11 @@ import pytest
 from chdebugd.vmm import layout
 from chdebugd.vmm.bus import Bus
 from chdebugd.vmm.machine import Machine
+from chdebugd.vmm.virtio.block import Disk
 from tests.fuzz.conftest import FACTOR
 from tests.guests import FOREVER
+from tests.kvm.conftest import MIB
+from tests.virtio_driver import FEATURES_OK, RINGS, VirtioDriver
 
 pytestmark = [pytest.mark.kvm, pytest.mark.fuzz]
 Build = Callable[..., tuple[Machine, threading.Event]]
@@ -20,6 +24,9 @@ Build = Callable[..., tuple[Machine, threading.Event]]
 PORT_ACCESSES = 600_000
 MEMORY_ACCESSES = 200_000
 CONFIG_ACCESSES = 250_000
+VIRTIO_ACCESSES = 150_000
+DISK_SIZE = 1 << 20
+SLOTS = (1, 2)  # the disk and the source of entropy
 A_MACHINE = 50_000  # accesses to one machine, then a fresh one
 VALUES = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x8000_0000, 0xFFFF_FFFF, 0xAA55)
 
@@ -47,13 +54,17 @@ class Attack:
         if not ranges or self.random.random() < 0.1:
             return self.random.randrange(end)
         place = self.random.choice(ranges)
-        return max(self.random.randrange(place.start - 3, min(place.end, place.start + 4096)), 0)
+        most = 0x40 if self.random.random() < 0.5 else 0x4000
+        return max(self.random.randrange(place.start - 3, min(place.end, place.start + most)), 0)
 
 
 def build_all(build: Build) -> Machine:
     """A machine with every device there is, its guest not running."""
     text = dict.fromkeys(("serial", "debug_console", "firmware_debug"), lambda _: None)
-    machine, _ = build(FOREVER, **text)
+    disk = os.memfd_create("disk")
+    os.ftruncate(disk, DISK_SIZE)
+    machine, _ = build(FOREVER, disks=(Disk(disk, "disk", "d"),), rng=True, **text)
+    machine._resources.callback(os.close, disk)
     return machine
 
 
@@ -100,3 +111,34 @@ def test_configuration_space_takes_anything(build: Build, seed: int) -> None:
         attack.access(machine.ports, layout.PCI_DATA_PORT + attack.random.randrange(4), size)
 
     in_turns(build, CONFIG_ACCESSES, one)
+
+
+def start_queue(attack: Attack, machine: Machine) -> None:
+    """As a driver does, up to a table full of anything, and tell the device."""
+    chance = attack.random
+    machine.pci._functions[slot := chance.choice(SLOTS)].config_write(4, 2, 6)
+    driver = VirtioDriver(machine, slot)
+    driver.reset()
+    if not driver.negotiate(1 << 32 | chance.choice((0, 1 << 28, 1 << 29))) & FEATURES_OK:
+        return
+    driver.set_up_queue(0, chance.choice((1, 8, 256, 3, 0)))
+    driver.set_common(0x14, 1, 15)
+    for at in range(8):
+        address = chance.choice((RINGS, RINGS + 0x100, 0, 16 * MIB - 8, 0xD000_0000, 1 << 40))
+        length = chance.choice((0, 1, 16, 512, 4096, 0xFFFF_FFFF))
+        driver.describe(0, at, address, length, chance.randrange(8), chance.randrange(9))
+    if driver.size:
+        driver.offer(chance.randrange(9))
+
+
+def test_virtio_devices_take_anything(build: Build, seed: int) -> None:
+    """Registers at random while engines serve random tables."""
+    attack = Attack(seed + 3)
+
+    def one(machine: Machine) -> None:
+        if attack.random.random() < 0.004:
+            start_queue(attack, machine)
+        size = attack.random.choice((1, 2, 4, 8))
+        attack.access(machine.mmio, attack.near(machine.mmio, 1 << 32), size)
+
+    in_turns(build, VIRTIO_ACCESSES, one)

@@ -37,7 +37,7 @@ def test_a_call_that_no_vcpu_needs_ends_the_process(call: str) -> None:
     ended = run_guest(call)
 
     assert ended.returncode == EXIT_FORBIDDEN
-    assert f"a vCPU thread was ended at system call {FORBIDDEN[call]}," in ended.stderr
+    assert f"a guest's thread was ended at system call {FORBIDDEN[call]}," in ended.stderr
     assert ended.stdout == ""
 
 

@@ -18,6 +18,7 @@
 #include <sys/random.h>
 
 #include "block.h"
+#include "filter.h"
 #include "net.h"
 #include "queue.h"
 
@@ -296,6 +297,9 @@ static void *chd_engine_main(void *argument)
 {
         struct chd_engine *engine = argument;
 
+        /* Where it fails, vCPU threads fail as well, and say so. */
+        if (chd_confine(NULL) < 0)
+                return NULL;
         pthread_mutex_lock(&engine->work);
         while (!engine->stop) {
                 if (atomic_load(&engine->holds))

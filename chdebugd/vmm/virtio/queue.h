@@ -19,12 +19,13 @@
 enum { CHD_DESC_NEXT = 1, CHD_DESC_WRITE = 2, CHD_DESC_INDIRECT = 4 };
 enum { CHD_AVAIL_NO_INTERRUPT = 1, CHD_USED_NO_NOTIFY = 1 };
 
+/* Packed: an indirect table may lie at any address. */
 struct chd_descriptor {
         uint64_t address;
         uint32_t length;
         uint16_t flags;
         uint16_t next;
-};
+} __attribute__((packed));
 
 struct chd_avail {
         uint16_t flags;
