@@ -34,6 +34,7 @@ from chdebugd.vm_life import VmLife
 from chdebugd.vm_loop import VmLoop
 from chdebugd.vmm.outcome import Result
 
+POWER_OFF = signal.SIGRTMIN + 4  # what `machinectl poweroff` sends (machinectl(1))
 TERM_TIMEOUT_USEC = 10_000_000  # what a guest has after SIGTERM to obey its power button
 UNWANTED_AFTER = 60.0  # seconds without a start request: the daemon that wanted us is dead
 
@@ -68,7 +69,7 @@ class VmProcess:
         self._signal_in.setblocking(False)
         self._signal_out.setblocking(False)
         signal.set_wakeup_fd(self._signal_out.fileno())
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, POWER_OFF):
             signal.signal(number, lambda *_: None)
         self.loop.add_reader(self._signal_in, self._signalled)
 
