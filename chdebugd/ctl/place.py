@@ -52,10 +52,10 @@ class Place:
     def journalctl(self, *words: str) -> list[str]:
         """A command line of journalctl for that machine's journal."""
         about = []
-        if self.container:
-            about += ["--machine", self.container]
         if self.journal_dir:
-            about += ["--directory", self.journal_dir]
+            about = ["--directory", self.journal_dir]
+        elif self.container:
+            about = ["--machine", self.container]
         return self.command("journalctl", *about, *words)
 
     def container_address(self) -> str:

@@ -53,7 +53,9 @@ def rows_of(boot: Boot, origin: str) -> BootRows:
     points = points_from(boot, origin)
     last = points[-1]
     title = f"{boot.vm}: {duration(last.nsec)} from {origin} to {last.label}"
-    return BootRows(title, _subtitle(boot), _stages(points), _spans(boot, points), _steps(points))
+    return BootRows(
+        title, _subtitle(boot), stage_rows(points), span_rows(boot, points), _steps(points)
+    )
 
 
 def _subtitle(boot: Boot) -> str:
@@ -77,7 +79,8 @@ def _row(label: str, stage: str, begin: Point, end: Point) -> Row:
     return Row(label, stage, begin.nsec, end.nsec, f"{stage}: {ends}\n{took}")
 
 
-def _stages(points: list[Point]) -> list[Row]:
+def stage_rows(points: list[Point]) -> list[Row]:
+    """What each stage took at a stretch."""
     rows: list[Row] = []
     begin = points[0]
     for before in points[:-1]:
@@ -89,7 +92,8 @@ def _stages(points: list[Point]) -> list[Row]:
     return rows
 
 
-def _spans(boot: Boot, points: list[Point]) -> list[Row]:
+def span_rows(boot: Boot, points: list[Point]) -> list[Row]:
+    """The spans of the boot's code map, where both ends are there."""
     codes = load_spans(boot.code_map)
     at = {point.key: point for point in points}
     rows = []
