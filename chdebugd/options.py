@@ -19,7 +19,7 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", re.ASCII)
 PAGE = 4096
 MEMORY_MIN = 1 << 20
 CMDLINE_MAX = 65535
-TEXT_MODES = "off, journal, pty or file:PATH"
+TEXT_MODES = "off, journal, pty, socket or file:PATH"
 LOGS = frozenset({"log-file", "serial", "debug-console", "firmware-debug"})
 MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
@@ -227,7 +227,7 @@ def _text_port(parser: _Parser, key: str, files: list[FileOption]) -> str:
         path = mode.removeprefix("file:")
         files.append(FileOption(FileRole(key, path, False), path))
         return "file"
-    if mode not in ("off", "journal", "pty"):
+    if mode not in ("off", "journal", "pty", "socket"):
         raise parser.error(key, f"is '{mode[:80]}'; it must be {TEXT_MODES}")
     return mode
 
@@ -236,10 +236,12 @@ def _devices(
     parser: _Parser, key: str, parse: Callable[[_Parser, int], FileOption]
 ) -> list[FileOption]:
     """An array of dictionaries, each one device."""
-    devices = []
+    devices: list[FileOption] = []
     for at, each in enumerate(parser.take(key, "aa{sv}", [])):
         inner = _Parser(each, f"{key}[{at}].")
         devices.append(parse(inner, at))
+        if devices[-1].role.id in {other.role.id for other in devices[:-1]}:
+            raise inner.error("id", f"is '{devices[-1].role.id}' a second time; give another")
         inner.finish("path readonly id" if key == "disks" else "tap mac")
     return devices
 

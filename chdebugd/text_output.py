@@ -1,12 +1,18 @@
-"""Where the text of a guest's port goes: the journal line by line, a file, or a pty."""
+"""Where the text of a guest's port goes: the journal line by line, a file, a pty or a socket."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tty
 from collections.abc import Callable
 
+from chdebugd.vm_loop import VmLoop
+
+Output = Callable[[bytes], None]
+
+INPUT_SIZE = 4096  # bytes taken at once
 LINE_LIMIT = 4096  # bytes; a longer line is cut in two
 
 
@@ -56,23 +62,90 @@ class FileText:
 class PtyText(FileText):
     """A pseudo-terminal of our own; `path` is the end for people."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: VmLoop, typed: Output | None) -> None:
+        """`typed` gets what is typed at the other end, where the port takes input."""
         master, slave = os.openpty()
         self._slave = slave  # kept open: without it the master reports a hang-up
         tty.setraw(slave)
         os.set_blocking(master, False)
         self.path = os.ttyname(slave)
+        self._loop = loop
         super().__init__(master)
+        if typed:
+            loop.add_reader(master, lambda: typed(self._read()))
 
-    def read(self) -> bytes:
-        """What was typed at the other end."""
+    def _read(self) -> bytes:
         with contextlib.suppress(OSError):
-            return os.read(self.fd, 4096)
+            return os.read(self.fd, INPUT_SIZE)
         return b""
 
     def close(self) -> None:
         """Close both ends; twice is fine."""
         slave, self._slave = self._slave, -1
         if slave >= 0:
+            self._loop.remove(self.fd)
             os.close(slave)
         super().close()
+
+
+class SocketText:
+    """A socket at `path`: the text goes to whoever connected last, and to nobody before that."""
+
+    def __init__(self, path: str, loop: VmLoop, typed: Output | None) -> None:
+        """`typed` gets what the other end sends, where the port takes input."""
+        self.path = path
+        self.lost_bytes = 0
+        self._loop = loop
+        self._typed = typed
+        self._client: socket.socket | None = None
+        self._unlink()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(path)
+        os.chmod(path, 0o600)
+        self._listener.listen(1)
+        loop.add_reader(self._listener, self._accept)
+
+    def __call__(self, data: bytes) -> None:
+        """Send, from any one thread at a time; a client that does not read stops no guest."""
+        client = self._client
+        if client is None:
+            return
+        try:
+            # Not send(2): a vCPU thread may write and little else.
+            self.lost_bytes += len(data) - os.write(client.fileno(), data)
+        except OSError:
+            self.lost_bytes += len(data)
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        client.setblocking(False)
+        self._hang_up()
+        self._client = client
+        self._loop.add_reader(client, self._receive)
+
+    def _receive(self) -> None:
+        data = b""
+        if self._client:
+            with contextlib.suppress(ConnectionError):
+                data = self._client.recv(INPUT_SIZE)
+        if not data:
+            self._hang_up()
+        elif self._typed:
+            self._typed(data)
+
+    def _hang_up(self) -> None:
+        client, self._client = self._client, None
+        if client:
+            self._loop.remove(client)
+            client.close()
+
+    def _unlink(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def close(self) -> None:
+        """Hang up and remove the socket; twice is fine."""
+        self._hang_up()
+        self._loop.remove(self._listener)
+        self._listener.close()
+        self._unlink()

@@ -6,13 +6,12 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from chdebugd.control import FileRole, StartRequest, close_all
 from chdebugd.errors import InvalidImageError, LimitExceededError
-from chdebugd.text_output import FileText, JournalText, PtyText
+from chdebugd.text_output import FileText, JournalText, Output, PtyText, SocketText
 from chdebugd.trace.journal import INFO, LEVELS, SOCKET, WARNING, Journal, MessageId
 from chdebugd.trace.sinks import JournalSink
 from chdebugd.vm_loop import VmLoop
@@ -36,10 +35,24 @@ class Equipment:
     """Owns every descriptor of the request, for all boots of the VM."""
 
     def __init__(
-        self, name: str, request: StartRequest, fds: list[int], sinks: VmSinks, loop: VmLoop
+        self,
+        name: str,
+        request: StartRequest,
+        fds: list[int],
+        sinks: VmSinks,
+        loop: VmLoop,
+        *,
+        socket_path: str,
+        typed: Output,
     ) -> None:
-        """Open the sinks at once, so that even a failing start is told."""
+        """Open the sinks at once, so that even a failing start is told.
+
+        Sockets of text ports lie at `socket_path` with `.` and the port behind it. `typed` gets
+        what people type for the serial port.
+        """
         self.terminals: dict[str, str] = {}
+        self._socket_path = socket_path
+        self._typed = typed
         self._request = request
         self._sinks = sinks
         self._loop = loop
@@ -60,18 +73,26 @@ class Equipment:
             sink.post(MessageId.VM_STATE, f"{problem}; codes have no names, ignoring", WARNING)
         self._outputs = {port: self._text_output(port) for port in TEXT_PORTS}
 
-    def _text_output(self, port: str) -> Callable[[bytes], None] | None:
+    def _text_output(self, port: str) -> Output | None:
         mode = getattr(self._request, port.replace("-", "_"))
         if mode == "journal":
             return JournalText(lambda line: self._post_line(port, line))
         if mode == "file":
             return FileText(next(fd for role, fd in self._files if role.role == port))
-        if mode == "pty":
-            terminal = PtyText()
-            self._stack.callback(terminal.close)
-            self.terminals[port] = terminal.path
-            return terminal
+        if mode in ("pty", "socket"):
+            return self._terminal(port, mode)
         return None
+
+    def _terminal(self, port: str, mode: str) -> PtyText | SocketText:
+        typed = self._typed if port == "serial" else None
+        terminal: PtyText | SocketText
+        if mode == "pty":
+            terminal = PtyText(self._loop, typed)
+        else:
+            terminal = SocketText(f"{self._socket_path}.{port}", self._loop, typed)
+        self._stack.callback(terminal.close)
+        self.terminals[port] = terminal.path
+        return terminal
 
     def _post_line(self, port: str, line: str) -> None:
         if self._sinks.journal:
@@ -129,10 +150,22 @@ class Equipment:
 
     def close(self) -> None:
         """Post half lines of text, and close all but the log file, which its sink owns."""
-        for output in self._outputs.values():
+        for port, output in self._outputs.items():
             if isinstance(output, JournalText):
                 output.flush()
+            elif isinstance(output, FileText | SocketText) and output.lost_bytes:
+                self._post_loss(port, output.lost_bytes)
         self._stack.close()
+
+    def _post_loss(self, port: str, n_bytes: int) -> None:
+        if self._sinks.journal:
+            self._sinks.journal.post(
+                MessageId.GUEST_TEXT,
+                f"{n_bytes} bytes of {port} were lost: the file took no more, or nobody read them",
+                WARNING,
+                PORT=port,
+                LOST_BYTES=str(n_bytes),
+            )
 
 
 def _lock_image(role: FileRole, fd: int) -> None:

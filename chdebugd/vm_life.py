@@ -47,8 +47,13 @@ class VmLife:
         report: Callable[[Status], None],
         gone: Callable[[], None],
         exit_cost: ExitCost | None = None,
+        *,
+        socket_path: str,
     ) -> None:
-        """`gone` is called when the VM has ended and its sinks are empty."""
+        """`gone` is called when the VM has ended and its sinks are empty.
+
+        `socket_path` is what the paths of the VM's sockets begin with.
+        """
         self.name = name
         self.status = Status(exit_cost_nsec=exit_cost.nsec if exit_cost else 0)
         self.keep: dict[str, Any] = {}
@@ -56,6 +61,7 @@ class VmLife:
         self.signals_eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.sinks = VmSinks(loop, ring, self._sink_has_read)
         self._loop = loop
+        self._socket_path = socket_path
         self._report = report
         self._gone = gone
         self._ended_eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -78,7 +84,15 @@ class VmLife:
         if self._equipment is not None:
             raise WrongStateError(f"VM '{self.name}' is started already")
         self.keep = dict(request.keep)
-        self._equipment = Equipment(self.name, request, fds, self.sinks, self._loop)
+        self._equipment = Equipment(
+            self.name,
+            request,
+            fds,
+            self.sinks,
+            self._loop,
+            socket_path=self._socket_path,
+            typed=self._typed,
+        )
         self.ring.set_drop_when_full(request.on_full == "drop")
         self._awaits_entry = done
         init_kick()
@@ -215,6 +229,11 @@ class VmLife:
         done, self._awaits_entry = self._awaits_entry, None
         if done:
             done(answer)
+
+    def _typed(self, data: bytes) -> None:
+        """What people type; what a guest does not read in time is lost, as on any serial line."""
+        if self._machine is not None:
+            self._machine.serial.receive(data)
 
     def _sink_has_read(self) -> None:
         if self._machine is not None:

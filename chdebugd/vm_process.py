@@ -44,11 +44,20 @@ class VmProcess:
 
     def __init__(self, name: str, runtime_dir: str) -> None:
         self.loop = VmLoop()
-        self._path = f"{runtime_dir}/{SOCKET_DIR}/{name}.sock"
-        self._last_words = f"{runtime_dir}/{SOCKET_DIR}/{name}{LAST_WORDS}"
+        path = f"{runtime_dir}/{SOCKET_DIR}/{name}"
+        self._path = f"{path}.sock"
+        self._last_words = f"{path}{LAST_WORDS}"
         self._channel: Channel | None = None
         exit_cost = exit_cost_of_host(runtime_dir)
-        self._life = VmLife(name, self.loop, Ring.create(), self._report, self._gone, exit_cost)
+        self._life = VmLife(
+            name,
+            self.loop,
+            Ring.create(),
+            self._report,
+            self._gone,
+            exit_cost,
+            socket_path=path,
+        )
         self._life.sinks.on_wake = self._life.entered
         self._listen()
         self._watch_signals()

@@ -27,6 +27,7 @@ class _Range(NamedTuple):
     start: int
     end: int
     device: Device
+    turn: threading.Lock
 
 
 _start = attrgetter("start")
@@ -35,7 +36,8 @@ _start = attrgetter("start")
 class Bus:
     """Ports or guest physical addresses, and the devices behind them.
 
-    Any thread may look up while one changes the ranges: a change puts a new tuple in place.
+    Any thread may look up while one changes the ranges: a change puts a new tuple in place. Of
+    several threads that access a range one has its turn, so a device sees them one by one.
     """
 
     def __init__(self) -> None:
@@ -49,7 +51,9 @@ class Bus:
             ranges = self._ranges
             if length < 1 or any(each.start < end and start < each.end for each in ranges):
                 raise ValueError(f"Addresses {start:#x}-{end - 1:#x} are empty or taken")
-            self._ranges = tuple(sorted((*ranges, _Range(start, end, device)), key=_start))
+            self._ranges = tuple(
+                sorted((*ranges, _Range(start, end, device, threading.Lock())), key=_start)
+            )
 
     def remove(self, device: Device) -> None:
         """Take back all ranges of `device`; nothing where it has none."""
@@ -67,7 +71,8 @@ class Bus:
         """What a read of `size` bytes at `address` returns."""
         found = self._find(address)
         if found and address + size <= found.end:
-            return found.device.read(address - found.start, size) & ((1 << 8 * size) - 1)
+            with found.turn:
+                return found.device.read(address - found.start, size) & ((1 << 8 * size) - 1)
         if size == 1:
             return 0xFF
         return sum(self.read(address + at, 1) << 8 * at for at in range(size))
@@ -76,7 +81,8 @@ class Bus:
         """Write `size` bytes at `address`."""
         found = self._find(address)
         if found and address + size <= found.end:
-            found.device.write(address - found.start, size, value)
+            with found.turn:
+                found.device.write(address - found.start, size, value)
         elif size > 1:
             for at in range(size):
                 self.write(address + at, 1, value >> 8 * at & 0xFF)

@@ -28,6 +28,7 @@ DOORS = {
     "threading": {
         "trace.sinks",
         "vmm.bus",
+        "vmm.devices.power",
         "vmm.devices.serial",
         "vmm.gate",
         "vmm.machine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from enum import IntFlag
@@ -84,6 +85,7 @@ class Pm1:
         self._sci = sci
         self._shutdown = shutdown
         self._status = self._enable = 0
+        self._lock = threading.Lock()  # the button is pressed on a thread of its own
 
     @property
     def listens(self) -> bool:
@@ -92,8 +94,9 @@ class Pm1:
 
     def press_power_button(self) -> None:
         """Tell the operating system that someone wants it to shut down."""
-        self._status |= Pm1Event.POWER_BUTTON
-        self._update()
+        with self._lock:
+            self._status |= Pm1Event.POWER_BUTTON
+            self._update()
 
     def read(self, offset: int, size: int) -> int:
         """The registers as six bytes, from `offset` on."""
@@ -102,13 +105,14 @@ class Pm1:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Status bits are cleared by writing ones; SLP_EN of any type is soft-off."""
-        if offset == self.STATUS:
-            self._status &= ~value
-        elif offset == self.ENABLE:
-            self._enable = value & 0xFFFF
-        elif offset == self.CONTROL and value & self.SLEEP_ENABLE:
+        if offset == self.CONTROL and value & self.SLEEP_ENABLE:
             self._shutdown()
-        self._update()
+        with self._lock:
+            if offset == self.STATUS:
+                self._status &= ~value
+            elif offset == self.ENABLE:
+                self._enable = value & 0xFFFF
+            self._update()
 
     def _update(self) -> None:
         self._sci(bool(self._status & self._enable))

@@ -136,7 +136,8 @@ class Serial:
 
     def _send(self, byte: int) -> None:
         if self._mcr & LOOPBACK:
-            self._input.append(byte)
+            if len(self._input) < INPUT_LIMIT:
+                self._input.append(byte)
         elif self._output:
             self._output(bytes([byte]))
         self._sent_pending = True
