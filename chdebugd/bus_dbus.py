@@ -4,6 +4,7 @@
 - Its queue has no bound and sends descriptors it does not own; ours counts and duplicates.
 - Its serial runs past 2^32, where no message can be sent any more; ours starts over.
 - Its reader of the authentication spins where the bus hangs up.
+- Its reader of messages: see message_reader_dbus.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from chdebugd.control import close_all
 from chdebugd.dbus_library import BusType, Message, MessageBus, MessageType, MessageWriter
+from chdebugd.message_reader_dbus import MessageReader
 
 SERIAL_MAX = 0xFFFF_FFFF
 ROOM = 256 * 1024  # bytes in the queue; beyond them no further signals are made
@@ -131,6 +133,9 @@ class Bus(MessageBus):  # type: ignore[misc]
         """`address` None is the system bus. Call inside the running loop."""
         super().__init__(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
         self._writer = GuardedWriter(self)
+        self._reader: MessageReader | None = None
+        self.on_too_long: Callable[[Message], None] = lambda message: None
+        """Gets messages that were too long to read, without their bodies."""
 
     @property
     def writer(self) -> GuardedWriter:
@@ -142,6 +147,19 @@ class Bus(MessageBus):  # type: ignore[misc]
         """1 to 2^32 - 1, then again (D-Bus specification, message format)."""
         self._serial: int = self._serial % SERIAL_MAX + 1
         return self._serial
+
+    def _message_reader(self) -> None:
+        """Called when the socket can be read."""
+        if self._reader is None:
+            self._reader = MessageReader(self._sock, self._on_message, self._refuse)
+        try:
+            self._reader.read()
+        except (EOFError, OSError) as error:
+            self._reader.close()
+            self._finalize(error)
+
+    def _refuse(self, message: Message) -> None:
+        self.on_too_long(message)
 
     async def _auth_readline(self) -> str:
         line = b""
@@ -158,9 +176,19 @@ class Bus(MessageBus):  # type: ignore[misc]
             self._disconnect_future.set_result(None)
         super()._finalize(err)
 
-    async def request(self, message: Message) -> list[Any]:
-        """Call a method and return its results; raises CallError."""
-        reply = await self.call(message)
+    async def request(self, message: Message, *, within: float | None = None) -> list[Any]:
+        """Call a method and return its results; raises CallError.
+
+        An answer that takes longer than `within` seconds is the error NoReply.
+        """
+        message.serial = self.next_serial()
+        try:
+            async with asyncio.timeout(within):
+                reply = await self.call(message)
+        except TimeoutError:
+            reply = None
+        finally:
+            self._method_return_handlers.pop(message.serial, None)
         if reply is None or reply.message_type == MessageType.ERROR:
             name = reply.error_name if reply else "org.freedesktop.DBus.Error.NoReply"
             text = str(reply.body[0]) if reply and reply.body else name

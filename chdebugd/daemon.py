@@ -61,7 +61,7 @@ async def run(settings: Settings) -> int:
         journal=settings.journal,
     )
     authority = Authority(bus)
-    server = Server(bus, MANAGER_PATH, authority.check)
+    server = Server(bus, MANAGER_PATH, authority.check, limits.requests_per_caller)
     watcher.connect(server, manager)
     server.publish(MANAGER_PATH, ManagerFace(manager, authority))
     server.publish(LOG_CONTROL_PATH, LogControlFace())

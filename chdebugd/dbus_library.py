@@ -20,8 +20,11 @@ from dbus_next import (  # noqa: E402
     RequestNameReply,
     Variant,
 )
+from dbus_next._private.constants import HeaderField  # noqa: E402
+from dbus_next._private.unmarshaller import Unmarshaller  # noqa: E402
 from dbus_next.aio import MessageBus  # noqa: E402
 from dbus_next.aio.message_bus import _MessageWriter as MessageWriter  # noqa: E402
+from dbus_next.signature import SignatureTree  # noqa: E402
 
 if _gi is None:
     del sys.modules["gi"]
@@ -31,6 +34,7 @@ else:
 __all__ = [
     "BusType",
     "ErrorType",
+    "HeaderField",
     "Message",
     "MessageBus",
     "MessageFlag",
@@ -38,5 +42,7 @@ __all__ = [
     "MessageWriter",
     "NameFlag",
     "RequestNameReply",
+    "SignatureTree",
+    "Unmarshaller",
     "Variant",
 ]

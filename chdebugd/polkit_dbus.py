@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import os
 import pwd
@@ -14,6 +15,8 @@ from chdebugd.server_dbus import Call
 GROUP = "chdebugd"
 ACTION_PREFIX = "org.chdebugd1."
 OPEN_FILES = "open-files"
+TIMEOUT = 20.0  # seconds for an answer of the bus or of polkit
+DIALOG_TIMEOUT = 300.0  # seconds for somebody to type a password
 ALLOW_INTERACTION = 1  # CheckAuthorizationFlags
 NO_POLKIT = (
     "org.freedesktop.DBus.Error.ServiceUnknown",
@@ -33,18 +36,15 @@ class Authority:
 
     async def uid_of(self, call: Call) -> int:
         """The caller's user; raises AccessDeniedError where the bus cannot tell."""
-        try:
-            [uid] = await self._bus.request(_to_bus("GetConnectionUnixUser", "s", [call.sender]))
-        except CallError:
-            raise AccessDeniedError("The caller has left the bus; call again") from None
-        return int(uid)
+        return int((await self._credentials(call))["UnixUserID"].value)
 
     async def check(self, call: Call, action: str) -> None:
         """Raise AccessDeniedError unless the caller may do `action`.
 
         The subject is the caller's bus name, never its process: process ids are used again.
         """
-        uid = await self.uid_of(call)
+        credentials = await self._credentials(call)
+        uid = int(credentials["UnixUserID"].value)
         if uid in (0, os.getuid()):
             return
         try:
@@ -52,10 +52,21 @@ class Authority:
         except CallError as error:
             if error.name not in NO_POLKIT:
                 raise AccessDeniedError(f"polkit could not decide: {error}; try again") from None
-            allowed = action != OPEN_FILES and _in_group(uid)
+            allowed = action != OPEN_FILES and await _in_group(uid, credentials)
         if not allowed:
             remedy = REMEDY.get(action, f"join the group {GROUP}, or ask as root")
             raise AccessDeniedError(f"User {uid} may not do {ACTION_PREFIX}{action}; {remedy}")
+
+    async def _credentials(self, call: Call) -> dict[str, Variant]:
+        """What the bus knows of the caller (D-Bus specification, GetConnectionCredentials)."""
+        ask = _to_bus("GetConnectionCredentials", "s", [call.sender])
+        try:
+            [credentials] = await self._bus.request(ask, within=TIMEOUT)
+        except CallError:
+            raise AccessDeniedError("The caller has left the bus; call again") from None
+        if "UnixUserID" not in credentials:
+            raise AccessDeniedError("The bus does not know the caller's user; use a local bus")
+        return dict(credentials)
 
     async def _ask_polkit(self, call: Call, action: str) -> bool:
         subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
@@ -68,7 +79,8 @@ class Authority:
             signature="(sa{sv})sa{ss}us",
             body=[subject, action, {}, flags, ""],
         )
-        [[is_authorized, _, _]] = await self._bus.request(message)
+        within = DIALOG_TIMEOUT if call.interactive else TIMEOUT
+        [[is_authorized, _, _]] = await self._bus.request(message, within=within)
         return bool(is_authorized)
 
 
@@ -84,10 +96,21 @@ def _to_bus(member: str, signature: str, body: list[object]) -> Message:
     )
 
 
-def _in_group(uid: int) -> bool:
+async def _in_group(uid: int, credentials: dict[str, Variant]) -> bool:
+    """By the groups of the caller's process, or by the data base where the bus does not say."""
     try:
-        user = pwd.getpwuid(uid)
-        group = grp.getgrnam(GROUP)
+        gid = grp.getgrnam(GROUP).gr_gid
     except KeyError:
         return False
-    return user.pw_gid == group.gr_gid or user.pw_name in group.gr_mem
+    if "UnixGroupIDs" in credentials:
+        return gid in credentials["UnixGroupIDs"].value
+    return await asyncio.to_thread(_is_member, uid, gid)
+
+
+def _is_member(uid: int, gid: int) -> bool:
+    """May ask a server of the network."""
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return gid in os.getgrouplist(user.pw_name, user.pw_gid)

@@ -1,7 +1,8 @@
 """Answers method calls: finds the object, checks type and caller, calls, replies exactly once.
 
 Every call is answered here and none by dbus-next, whose answers carry tracebacks. Descriptors of
-a message are closed here unless a method duplicated them.
+a message are closed here unless a method duplicated them. What a caller can make us keep, log or
+compute is bounded.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +18,9 @@ from typing import Any
 from chdebugd.bus_dbus import Bus
 from chdebugd.control import close_all
 from chdebugd.dbus_library import ErrorType, Message, MessageFlag, MessageType, Variant
-from chdebugd.errors import PREFIX, ChdebugdError
+from chdebugd.errors import PREFIX, ChdebugdError, LimitExceededError
 from chdebugd.face_dbus import Face, Method, Property, node_xml
+from chdebugd.message_reader_dbus import MESSAGE_LIMIT
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +28,11 @@ PEER = "org.freedesktop.DBus.Peer"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+
+LONG_REPLIES = ("GetManagedObjects", "GetEvents")
+TEXT_MAX = 1000  # characters of an error's sentence
+SHOWN = 200  # characters of a method's name in the log
+BUGS_MAX = 100
 
 STANDARD_XML = f""" <interface name="{PEER}">
   <method name="Ping"/>
@@ -99,14 +107,20 @@ Authorize = Callable[[Call, str], Awaitable[None]]
 class Server:
     """The objects of this connection by path."""
 
-    def __init__(self, bus: Bus, manager_path: str, authorize: Authorize) -> None:
+    def __init__(
+        self, bus: Bus, manager_path: str, authorize: Authorize, requests_per_caller: int
+    ) -> None:
         """Objects below `manager_path` are what its ObjectManager tells of."""
         self.bus = bus
         self._manager_path = manager_path
         self._authorize = authorize
+        self._requests_per_caller = requests_per_caller
+        self._pending: Counter[str] = Counter()
+        self._bugs: set[str] = set()
         self._objects: dict[str, dict[str, Face]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         bus.add_message_handler(self._receive)
+        bus.on_too_long = self._refuse_too_long
 
     # Objects come and go
 
@@ -146,27 +160,59 @@ class Server:
         if message.message_type != MessageType.METHOD_CALL:
             close_all(message.unix_fds or [])
             return False
-        task = asyncio.create_task(self._serve(message))
+        caller = message.sender or ""
+        if self._pending[caller] >= self._requests_per_caller:
+            close_all(message.unix_fds or [])
+            text = f"{caller} has {self._requests_per_caller} requests that wait; await some first"
+            self._reply(message, _error(message, LimitExceededError(text)))
+            return True
+        self._pending[caller] += 1
+        task = asyncio.create_task(self._serve(message, caller))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return True
 
-    async def _serve(self, message: Message) -> None:
+    def _refuse_too_long(self, message: Message) -> None:
+        if message.message_type == MessageType.METHOD_CALL:
+            text = f"The message is longer than {MESSAGE_LIMIT} bytes; send less"
+            self._reply(message, _error(message, LimitExceededError(text)))
+        close_all(message.unix_fds or [])
+
+    async def _serve(self, message: Message, caller: str) -> None:
         try:
             reply = await self._answer(message)
-        except ChdebugdError as error:
-            reply = Message.new_error(message, PREFIX + error.name, str(error))
-        except CallRefusedError as error:
-            reply = Message.new_error(message, error.kind, str(error))
+            data = await self._marshall(message, reply)
+        except (ChdebugdError, CallRefusedError) as error:
+            self._reply(message, _error(message, error))
         except Exception:
-            log.exception("Bug in D-Bus method %s.%s", message.interface, message.member)
-            reply = Message.new_error(
-                message, ErrorType.FAILED, "Internal error of chdebugd; its journal has more"
-            )
+            self._log_bug(f"{message.interface}.{message.member}")
+            text = "Internal error of chdebugd; its journal has more"
+            self._reply(message, Message.new_error(message, ErrorType.FAILED, text))
+        else:
+            if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+                self.bus.writer.put(data)
         finally:
             close_all(message.unix_fds or [])
+            self._pending[caller] -= 1
+            if not self._pending[caller]:
+                del self._pending[caller]
+
+    async def _marshall(self, message: Message, reply: Message) -> bytes:
+        """On a thread where it may be long, so that others are answered meanwhile."""
+        reply.serial = self.bus.next_serial()
+        if message.member in LONG_REPLIES:
+            return bytes(await asyncio.to_thread(reply._marshall))
+        return bytes(reply._marshall())
+
+    def _reply(self, message: Message, reply: Message) -> None:
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
             self.bus.send(reply)
+
+    def _log_bug(self, method: str) -> None:
+        """Once a method: a caller must not be able to fill the journal."""
+        if method not in self._bugs and len(self._bugs) < BUGS_MAX:
+            self._bugs.add(method)
+            log.exception("Bug in D-Bus method %s", method[:SHOWN])
 
     async def _answer(self, message: Message) -> Message:
         call = Call(
@@ -267,8 +313,8 @@ class Server:
         standard = (PEER, INTROSPECTABLE, PROPERTIES, OBJECT_MANAGER)
         if message.body[0] in standard and message.path in self._objects:
             return "a{sv}", [{}]
-        if not message.body[0]:
-            faces = self._objects.get(message.path, {}).values()
+        if not message.body[0] and message.path in self._objects:
+            faces = self._objects[message.path].values()
             return "a{sv}", [{k: v for face in faces for k, v in self._get_all(face).items()}]
         return "a{sv}", [self._get_all(self._face(message.path, message.body[0]))]
 
@@ -285,7 +331,7 @@ class Server:
         value: Variant = message.body[2]
         if value.signature != member.signature:
             raise CallRefusedError(
-                ErrorType.INVALID_SIGNATURE, f"{member.name} has type {member.signature}"
+                ErrorType.INVALID_ARGS, f"{member.name} has type {member.signature}"
             )
         member.set(face, value.value)
         return "", []
@@ -298,6 +344,12 @@ class Server:
             if path.startswith(below)
         }
         return "a{oa{sa{sv}}}", [objects]
+
+
+def _error(message: Message, error: ChdebugdError | CallRefusedError) -> Message:
+    """What callers put into names and paths does not come back at any length."""
+    name = PREFIX + error.name if isinstance(error, ChdebugdError) else error.kind
+    return Message.new_error(message, name, str(error).replace("\0", "?")[:TEXT_MAX])
 
 
 def _variant(member: Property, face: Face) -> Variant:

@@ -14,6 +14,8 @@ MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 MATCH_JOBS = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
 SIGKILL = 9
+CALL_TIMEOUT = 25.0  # seconds
+JOB_TIMEOUT = 100.0  # seconds; longer than systemd itself waits for READY=1
 
 
 def unit_name(name: str) -> str:
@@ -33,10 +35,12 @@ class SystemdLauncher:
         self._jobs: dict[str, asyncio.Future[str]] = {}
         self._early: dict[str, str] = {}
         self._starting = 0
+        self._owner = ""
         bus.add_message_handler(self._job_removed)
 
     async def subscribe(self) -> None:
         """Ask for the end of jobs; once, before the first start."""
+        await self._learn_owner()
         match = Message(
             destination="org.freedesktop.DBus",
             path="/org/freedesktop/DBus",
@@ -48,13 +52,30 @@ class SystemdLauncher:
         await self._bus.request(match)
         await self._call("Subscribe", "", [])
 
+    async def _learn_owner(self) -> None:
+        ask = Message(
+            destination="org.freedesktop.DBus",
+            path="/org/freedesktop/DBus",
+            interface="org.freedesktop.DBus",
+            member="GetNameOwner",
+            signature="s",
+            body=[SYSTEMD],
+        )
+        [self._owner] = await self._bus.request(ask, within=CALL_TIMEOUT)
+
     async def start(self, name: str) -> None:
         """Start the instance and wait for its job; raises StartFailedError."""
         unit = unit_name(name)
         self._starting += 1
         try:
+            await self._learn_owner()  # another one after systemd's daemon-reexec
             [job] = await self._call("StartUnit", "ss", [unit, "replace"])
-            result = await self._result(job)
+            async with asyncio.timeout(JOB_TIMEOUT):
+                result = await self._result(job)
+        except TimeoutError:
+            raise StartFailedError(
+                f"{unit} did not start within {JOB_TIMEOUT:.0f} s; see journalctl -u {unit}"
+            ) from None
         except CallError as error:
             raise StartFailedError(
                 f"systemd did not start {unit}: {error}; see journalctl -u {unit}"
@@ -72,13 +93,18 @@ class SystemdLauncher:
             return self._early.pop(job)
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._jobs[job] = future
-        return await future
+        try:
+            return await future
+        finally:
+            self._jobs.pop(job, None)
 
     def _job_removed(self, message: Message) -> None:
-        if message.message_type != MessageType.SIGNAL or message.member != "JobRemoved":
+        """Only systemd's word counts: anyone may send a signal to us."""
+        is_signal = message.message_type == MessageType.SIGNAL and message.member == "JobRemoved"
+        if not is_signal or message.sender != self._owner or message.signature != "uoss":
             return
         _, job, _, result = message.body
-        future = self._jobs.pop(job, None)
+        future = self._jobs.get(job)
         if future is not None and not future.done():
             future.set_result(result)
         elif self._starting:
@@ -103,5 +129,6 @@ class SystemdLauncher:
                 member=member,
                 signature=signature,
                 body=body,
-            )
+            ),
+            within=CALL_TIMEOUT,
         )

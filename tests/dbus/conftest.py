@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from chdebugd.bus_dbus import GuardedWriter
 from chdebugd.dbus_library import Message, MessageBus, MessageType, Variant
 
 ROOT = Path(__file__).parents[2]
@@ -57,17 +58,30 @@ def shipped_policy(target: Path) -> Path:
 
 
 @pytest.fixture
-def bus_address(tmp_path: Path) -> Iterator[str]:
+def bus_address(broker: Broker) -> str:
+    return broker.address
+
+
+@dataclass
+class Broker:
+    """A dbus-daemon; `pid` is for SIGSTOP, SIGCONT and worse."""
+
+    address: str
+    pid: int
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
     path, config = tmp_path / "bus", tmp_path / "bus.conf"
     tmp_path.chmod(0o755)
     policy = shipped_policy(tmp_path / "org.chdebugd1.conf")
     config.write_text(BUS_CONFIG.format(path=path, policy=policy))
     command = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"]
-    with subprocess.Popen([*command, "--print-address=1"], stdout=subprocess.PIPE) as broker:
-        assert broker.stdout is not None
-        broker.stdout.readline()  # the address: it listens now
-        yield f"unix:path={path}"
-        broker.kill()
+    with subprocess.Popen([*command, "--print-address=1"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the address: it listens now
+        yield Broker(f"unix:path={path}", process.pid)
+        process.kill()
 
 
 class FakeJournald:
@@ -137,7 +151,19 @@ class Daemon:
         command += ["--runtime-dir", str(self.runtime_dir), "--log-dir", str(self.log_dir)]
         command += ["--journal", str(self.journal.path), "--config", str(self.config)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | self.environment
-        self.process = subprocess.Popen(command, env=environment)
+        with self.messages.open("ab") as messages:
+            self.process = subprocess.Popen(command, env=environment, stderr=messages)
+
+    @property
+    def messages(self) -> Path:
+        """What it and its VM processes wrote to standard error."""
+        return self.runtime_dir.parent / "messages"
+
+    @property
+    def fds(self) -> int:
+        """How many descriptors it has open."""
+        assert self.process is not None
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -158,6 +184,7 @@ def daemon(bus_address: str, tmp_path: Path) -> Iterator[Daemon]:
     journal.close()
     if daemon.process is not None and daemon.process.poll() is None:
         daemon.stop(signal.SIGKILL)
+    print(daemon.messages.read_text())  # pytest shows it where the test failed
 
 
 def vm_pids(runtime_dir: Path) -> dict[str, int]:
@@ -269,7 +296,9 @@ class Client:
 @asynccontextmanager
 async def connected(address: str) -> AsyncIterator[Client]:
     """A client that hears chdebugd, once chdebugd owns its name."""
-    bus = await MessageBus(bus_address=address, negotiate_unix_fd=True).connect()
+    bus = MessageBus(bus_address=address, negotiate_unix_fd=True)
+    bus._writer = GuardedWriter(bus)  # a client that sends a lot must survive it too
+    await bus.connect()
     client = Client(bus)
     rule = "type='signal',sender='org.chdebugd1'"
     await bus.call(_bus_call("AddMatch", "s", rule))
