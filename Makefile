@@ -9,7 +9,7 @@ PYTEST = $(PY) -m pytest
 C_SOURCES = $(wildcard chdebugd/*/*.[ch] chdebugd/*/*/*.[ch]) chdebugd/vmm/boot/demo_guest.S
 BUILDERS = setup.py $(wildcard chdebugd/*/*_build.py chdebugd/*/*/*_build.py)
 
-.PHONY: all deps build demo test unit lint bench deb clean
+.PHONY: all deps build demo test unit lint bench fuzz deb clean
 
 all: build
 
@@ -44,6 +44,10 @@ lint: build $(VENV)/ready
 # All figures beside their peers, some minutes; ROWS="mark log" runs some.
 bench: deps build $(VENV)/ready
 	$(PY) -m tests.bench $(ROWS)
+
+# Twenty times what `make test` tries, and something else each time.
+fuzz: deps build $(VENV)/ready
+	CHDEBUGD_FUZZ=20 $(PYTEST) tests/fuzz
 
 deb: deps
 	packaging/build-deb

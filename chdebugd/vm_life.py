@@ -20,7 +20,7 @@ from chdebugd.trace.ring import Ring
 from chdebugd.vm_equipment import Equipment
 from chdebugd.vm_loop import VmLoop
 from chdebugd.vm_sinks import VmSinks
-from chdebugd.vmm.kvm import Kvm, init_kick
+from chdebugd.vmm.kvm import Kvm, init_signals
 from chdebugd.vmm.machine import Machine, Wakers
 from chdebugd.vmm.outcome import GOOD, Outcome, Result
 from chdebugd.vmm.self_test import ExitCost
@@ -95,7 +95,7 @@ class VmLife:
         )
         self.ring.set_drop_when_full(request.on_full == "drop")
         self._awaits_entry = done
-        init_kick()
+        init_signals()
         self._about_start = {"CODE_MAP": request.code_map, "REQUESTED_NSEC": request.requested_nsec}
         self._boot(began)
 

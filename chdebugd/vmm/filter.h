@@ -80,8 +80,8 @@ static const uint64_t chd_ioctls[] = {
 
 static _Thread_local struct chd_ring *chd_confined_ring;
 
-/* Keep the number for the daemon, say it on stderr, and end: the thread must not go on. */
-static void chd_forbidden_call(int signal, siginfo_t *info, void *context)
+/* For SIGSYS: keep the number for the daemon, say it on stderr, and end. */
+static inline void chd_forbidden_call(int signal, siginfo_t *info, void *context)
 {
         static const char before[] = "chdebugd: a guest's thread was ended at system call ";
         static const char after[] = ", which its filter forbids\n";
@@ -159,12 +159,9 @@ static int chd_fill_filter(scmp_filter_ctx filter)
  * by it. Returns 0 or -errno. */
 static int chd_confine(struct chd_ring *ring)
 {
-        struct sigaction action = { .sa_sigaction = chd_forbidden_call, .sa_flags = SA_SIGINFO };
         scmp_filter_ctx filter;
         int result;
 
-        if (sigaction(SIGSYS, &action, NULL) < 0)
-                return -errno;
         chd_confined_ring = ring;
         filter = seccomp_init(SCMP_ACT_TRAP);
         if (!filter)

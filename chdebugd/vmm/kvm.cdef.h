@@ -194,7 +194,7 @@ struct chd_vcpu {
 static int chd_ioctl(int fd, unsigned long request, void *argument);
 static int chd_ioctl_value(int fd, unsigned long request, unsigned long argument);
 static int chd_route_irqs(int vm_fd);
-static int chd_kick_init(void);
+static int chd_signals_init(void);
 static void chd_vcpu_claim(struct chd_vcpu *vcpu);
 static int chd_vcpu_confine(struct chd_vcpu *vcpu);
 static int chd_vcpu_kick(struct chd_vcpu *vcpu);

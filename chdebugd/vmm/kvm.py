@@ -316,9 +316,9 @@ def address_of(memory: mmap.mmap) -> tuple[int, Callable[[], None]]:
     return int(ffi.cast("uintptr_t", buffer)), lambda: ffi.release(buffer)
 
 
-def init_kick() -> None:
-    """Once a process, before any vCPU runs: SIGRTMIN interrupts KVM_RUN."""
-    check(lib.chd_kick_init(), "sigaction")
+def init_signals() -> None:
+    """Once a process, before any machine is built: SIGRTMIN interrupts KVM_RUN."""
+    check(lib.chd_signals_init(), "sigaction")
 
 
 KVM_FEATURES_LEAF = 0x4000_0001  # Documentation/virt/kvm/x86/cpuid.rst

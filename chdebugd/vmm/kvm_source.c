@@ -113,12 +113,15 @@ static void no_action(int signal)
         (void)signal;
 }
 
-/* SIGRTMIN interrupts KVM_RUN and does nothing else. Once a process. */
-static int chd_kick_init(void)
+/* SIGRTMIN interrupts KVM_RUN and does nothing else; SIGSYS comes of the filter. Once a process. */
+static int chd_signals_init(void)
 {
-        struct sigaction action = { .sa_handler = no_action };
+        struct sigaction kick = { .sa_handler = no_action };
+        struct sigaction forbidden = { .sa_sigaction = chd_forbidden_call, .sa_flags = SA_SIGINFO };
 
-        return sigaction(SIGRTMIN, &action, NULL) < 0 ? -errno : 0;
+        if (sigaction(SIGRTMIN, &kick, NULL) < 0 || sigaction(SIGSYS, &forbidden, NULL) < 0)
+                return -errno;
+        return 0;
 }
 
 static void chd_vcpu_claim(struct chd_vcpu *vcpu)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from chdebugd.vmm.kvm import Kvm, init_kick
+from chdebugd.vmm.kvm import Kvm, init_signals
 from tests.bench.report import Figure, compare, measure
 from tests.kvm.clock import clock_errors
 
 
 async def clock(repeat: int) -> list[Figure]:
     """The error of a delta, and that of its 99th percentile beside the cost of an exit."""
-    init_kick()
+    init_signals()
     with Kvm.open() as kvm:
         runs = [await asyncio.to_thread(clock_errors, kvm) for _ in range(repeat)]
     exits = [run.exit_cost_nsec for run in runs]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from chdebugd.trace.ring import Ring
 from chdebugd.vmm.boot.loader import BootSource
-from chdebugd.vmm.kvm import Kvm, init_kick
+from chdebugd.vmm.kvm import Kvm, init_signals
 from chdebugd.vmm.layout import FIRMWARE_DEBUG
 from chdebugd.vmm.machine import Machine, MachineConfig, Wakers
 from tests.guests import SHUTDOWN, rom
@@ -46,7 +46,7 @@ def main(call: str) -> None:
     def write_text(_: bytes) -> None:
         CALLS[call]()
 
-    init_kick()
+    init_signals()
     ring, ended = Ring.create(), threading.Event()
     ring.start_boot(time.monotonic_ns(), time.monotonic_ns())
     machine = Machine(

@@ -14,7 +14,7 @@ from chdebugd.trace.event import Event
 from chdebugd.trace.ring import Reader, Ring
 from chdebugd.vmm.boot.image import Image
 from chdebugd.vmm.boot.loader import BootSource
-from chdebugd.vmm.kvm import Kvm, init_kick
+from chdebugd.vmm.kvm import Kvm, init_signals
 from chdebugd.vmm.machine import Machine, MachineConfig, Wakers
 from chdebugd.vmm.outcome import Outcome
 from tests.guests import rom
@@ -47,7 +47,7 @@ def image_of(data: bytes, role: str = "firmware") -> Image:
 
 @pytest.fixture
 def kvm() -> Iterator[Kvm]:
-    init_kick()
+    init_signals()
     with Kvm.open() as opened:
         yield opened
 
