@@ -57,11 +57,11 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--name", metavar="VM", help="VMs are called VM-1, VM-2, ...")
     parser.add_argument(
         "--export",
-        nargs=2,
+        nargs="+",
         action="append",
         default=[],
         metavar=("json|csv|md", "FILE"),
-        help="write all figures; json is a saved run for compare, plot and --baseline",
+        help="write all figures to FILE, or to stdout; json is a saved run for other verbs",
     )
     parser.add_argument("--baseline", metavar="FILE", help="a saved run that must not be exceeded")
     parser.add_argument(
@@ -83,6 +83,8 @@ def _run(given: argparse.Namespace) -> int:
     report = Report(sample(boots), host_facts(plan.place))
     _export(given.export, report)
     output = output_of(given)
+    if any(len(each) == 1 for each in given.export):
+        return _judge(given, report.samples, baseline, budgets, sys.stderr)
     if output.is_json:
         output.print_json(report.to_json())
         return _judge(given, report.samples, baseline, budgets, sys.stderr)
@@ -115,9 +117,11 @@ def _check(given: argparse.Namespace, plan: Plan) -> None:
         raise UsageError("--runs, --parallel and --timeout must be above 0, --warmup not below")
     if "tty" in (given.serial, given.debug_console, given.firmware_debug):
         raise UsageError("A run of bench has no terminal; give file=PATH or pty instead of tty")
-    for kind, _ in given.export:
-        if kind not in FORMATS:
-            raise UsageError(f"--export knows {', '.join(FORMATS)}, and not '{kind}'")
+    for kind, *files in given.export:
+        if kind not in FORMATS or len(files) > 1:
+            raise UsageError(
+                f"--export takes {', '.join(FORMATS)} and one FILE, or none for stdout"
+            )
     if (given.baseline or given.budget) and not has_scipy():
         raise CtlError(NO_SCIPY)
     if given.budget and plan.runs < BUDGET_RUNS_MIN:
@@ -164,13 +168,18 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _export(wanted: list[tuple[str, str]], report: Report) -> None:
-    for kind, path in wanted:
+def _export(wanted: list[list[str]], report: Report) -> None:
+    for kind, *paths in wanted:
         text = {"json": _json_text, "csv": Report.to_csv, "md": Report.to_markdown}[kind](report)
+        if not paths:
+            sys.stdout.write(text)
+            continue
         try:
-            Path(path).write_text(text)
+            Path(paths[0]).write_text(text)
         except OSError as error:
-            raise CtlError(f"Cannot write '{path}': {error.strerror}; name another file") from None
+            raise CtlError(
+                f"Cannot write '{paths[0]}': {error.strerror}; name another file"
+            ) from None
 
 
 def _json_text(report: Report) -> str:

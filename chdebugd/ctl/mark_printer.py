@@ -38,11 +38,14 @@ class MarkPrinter:
             known = {"vm": vm, "seq": seq, "elapsed_nsec": nsec, "code": code}
             self._output.print_json(known | {"component": component, **details})
             return
+        head = f"{vm:<16} " if self._with_vm else ""
+        if not self._before:
+            blank = " " * len(head)
+            print(f"{blank}    ELAPSED         DELTA  COMPONENT   CODE NAME", file=self._file)
         before = 0 if seq == 1 else self._before.get(vm, 0)
         self._before[vm] = nsec
         step = f"+{milliseconds(nsec - before)}ms"
         whose = self._coloured(f"{component:<10}", component)
-        head = f"{vm:<16} " if self._with_vm else ""
         name = details.get("name", "")
         line = f"{head}{seconds(nsec):>11} {step:>13}  {whose}  {code:#04x} {name}"
         print(line.rstrip(), file=self._file, flush=True)

@@ -61,6 +61,12 @@ def test_a_run_ends_at_the_awaited_mark(ctl: Ctl) -> None:
     assert [[mark["code"] for mark in boot["marks"]] for boot in run["boots"]] == [[1, 0x60]] * 2
 
 
+def test_an_export_without_a_file_goes_to_stdout(ctl: Ctl) -> None:
+    run = json.loads(ctl.run("bench", "--runs=1", "--warmup=0", "--export", "json").stdout)
+
+    assert len(run["boots"]) == 1
+
+
 def test_what_is_prepared_runs_before_each_run(ctl: Ctl) -> None:
     ctl.run("bench", "--runs=2", "--warmup=1", "--prepare", "echo once >> prepared")
 
@@ -98,7 +104,7 @@ def test_a_baseline_and_a_budget_are_a_gate(ctl: Ctl) -> None:
         (["--runs=0"], 2, "--runs, --parallel and --timeout must be above 0"),
         (["--runs=4", "--budget", "total=1"], 2, "--budget needs --runs 5 or more"),
         (["--budget", "total"], 2, "is not STEP=MS"),
-        (["--export", "pdf", "x"], 2, "knows json, csv, md, and not 'pdf'"),
+        (["--export", "pdf", "x"], 2, "--export takes json, csv, md and one FILE"),
         (["--serial=tty"], 2, "has no terminal"),
         (["--baseline=nix.json"], 1, "Cannot read 'nix.json'"),
     ],

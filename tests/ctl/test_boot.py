@@ -32,7 +32,8 @@ def names(ctl: Ctl) -> list[str]:
 def test_the_demo_guest_boots_and_its_marks_are_shown(ctl: Ctl) -> None:
     lines = ctl.run("boot", "--name", "demo").stdout.splitlines()
 
-    assert [int(line.split()[3], 16) for line in lines[:-1]] == DEMO_CODES
+    assert lines[0].split() == ["ELAPSED", "DELTA", "COMPONENT", "CODE", "NAME"]
+    assert [int(line.split()[3], 16) for line in lines[1:-1]] == DEMO_CODES
     assert lines[-1] == "VM 'demo' stopped (shutdown) after 10 marks: chdebugctl time demo"
     assert names(ctl) == []
 
@@ -109,6 +110,7 @@ def test_ctrl_c_stops_the_guest(ctl: Ctl) -> None:
     firmware = guest(ctl, mark(0x40) + SLEEP)
     with ctl.popen("boot", "--name=c", "--firmware", firmware) as boot:
         assert boot.stdout is not None
+        assert "ELAPSED" in boot.stdout.readline()
         assert "Kernel" in boot.stdout.readline()
 
         boot.send_signal(signal.SIGINT)
@@ -162,6 +164,7 @@ def test_the_marks_of_a_terminal_go_to_stderr(ctl: Ctl) -> None:
         assert boot.stdout is not None
         assert boot.stderr is not None
         assert boot.stdout.readline() == "hello\n"
+        assert "ELAPSED" in boot.stderr.readline()
         assert "0x40" in boot.stderr.readline()
 
         boot.send_signal(signal.SIGTERM)
