@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from chdebugd.vmm import kvm
-from chdebugd.vmm.kvm import Kvm, VcpuFd
+from chdebugd.vmm.kvm import VcpuFd
 from chdebugd.vmm.layout import GDT_ADDRESS, IDT_ADDRESS
 from chdebugd.vmm.memory import GuestMemory
 
@@ -41,25 +40,8 @@ class Flat32(NamedTuple):
 Entry = ResetVector | Flat32
 
 
-def supported_cpuid(system: Kvm) -> Any:
-    """What KVM supports, with the offer not to need port 0x80 as a delay.
-
-    KVM's own leaves stay: without KVM_FEATURE_NOP_IO_DELAY Linux writes its I/O delays to the
-    debug port.
-    """
-    cpuid = system.supported_cpuid()
-    for entry in cpuid.entries[0 : cpuid.n_entries]:
-        if entry.function == kvm.KVM_FEATURES_LEAF:
-            entry.eax |= kvm.NOP_IO_DELAY
-        elif entry.function == 1:
-            entry.ecx |= 1 << 31  # a hypervisor is there
-    return cpuid
-
-
-def prepare(vcpu: VcpuFd, index: int, n_cpus: int, cpuid: Any, entry: Entry) -> None:
-    """Give vCPU `index` its identity; vCPU 0 of a direct boot also its MSRs."""
-    _set_identity(cpuid, index, n_cpus)
-    vcpu.set_cpuid(cpuid)
+def prepare(vcpu: VcpuFd, entry: Entry) -> None:
+    """Set up what is the same for all vCPUs; of a direct boot also the MSRs firmware would set."""
     _set_lint(vcpu)
     vcpu.set_fpu(FPU_CONTROL, MXCSR)
     if isinstance(entry, Flat32):
@@ -101,25 +83,6 @@ def _segment(segment: Any, index: int, flags: int, limit: int = 0xFFFF_FFFF) -> 
     segment.avl, segment.l = flags >> 12 & 1, flags >> 13 & 1
     segment.db, segment.g = flags >> 14 & 1, flags >> 15 & 1
     segment.unusable = 0
-
-
-def _set_identity(cpuid: Any, index: int, n_cpus: int) -> None:
-    """The APIC id and the flat topology, one core a socket's thread (SDM 2A, CPUID)."""
-    for entry in cpuid.entries[0 : cpuid.n_entries]:
-        if entry.function == 1:
-            entry.ebx = entry.ebx & 0xFFFF | index << 24 | min(n_cpus, 255) << 16
-            entry.edx = entry.edx & ~(1 << 28) | (n_cpus > 1) << 28
-        elif entry.function in (0xB, 0x1F):
-            entry.edx = index
-            entry.eax, entry.ebx = _topology(entry.index, n_cpus)
-            entry.ecx = entry.index | (entry.index + 1 << 8 if entry.index < 2 else 0)
-
-
-def _topology(level: int, n_cpus: int) -> tuple[int, int]:
-    """EAX and EBX of leaf 0xB: level 0 is one thread, level 1 all cores."""
-    if level == 0:
-        return 0, 1
-    return ((n_cpus - 1).bit_length(), n_cpus) if level == 1 else (0, 0)
 
 
 def _set_lint(vcpu: VcpuFd) -> None:

@@ -17,6 +17,7 @@ from chdebugd.errors import KVMUnavailableError
 from chdebugd.vmm._kvm import ffi, lib
 
 DEVICE = "/dev/kvm"
+XAPIC_CPUS = 255  # beyond, interrupts need remapping, which this machine lacks
 EXITED: int = lib.CHD_EXITED
 KICKED: int = lib.CHD_KICKED
 RING_FULL: int = lib.CHD_RING_FULL
@@ -111,8 +112,13 @@ class Kvm(_Fd):
 
     @property
     def max_vcpus(self) -> int:
-        """The most vCPUs that KVM will make for one VM."""
-        return self.check_extension(lib.KVM_CAP_MAX_VCPUS) or 4
+        """The most vCPUs that one VM can have."""
+        return min(self.check_extension(lib.KVM_CAP_MAX_VCPUS) or 4, XAPIC_CPUS)
+
+    @property
+    def has_tsc_deadline(self) -> bool:
+        """Whether KVM's LAPIC timer takes TSC deadlines; KVM does not always say so by CPUID."""
+        return bool(self.check_extension(lib.KVM_CAP_TSC_DEADLINE_TIMER))
 
     def create_vm(self) -> Vm:
         """KVM_CREATE_VM."""
@@ -271,6 +277,15 @@ class VcpuFd(_Fd):
         state = ffi.new(f"struct kvm_{kind} *")
         self.ioctl(f"KVM_GET_{what}", state)
         return state
+
+    @property
+    def tsc_khz(self) -> int:
+        """KVM_GET_TSC_KHZ; 0 where KVM does not know."""
+        return max(int(lib.chd_ioctl_value(self.fd, lib.KVM_GET_TSC_KHZ, 0)), 0)
+
+    def tell_paused(self) -> None:
+        """KVM_KVMCLOCK_CTRL: a guest that has kvmclock blames no watchdog on the pause."""
+        lib.chd_ioctl_value(self.fd, lib.KVM_KVMCLOCK_CTRL, 0)
 
     def set_cpuid(self, cpuid: Any) -> None:
         """KVM_SET_CPUID2."""

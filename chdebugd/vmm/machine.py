@@ -20,6 +20,7 @@ from chdebugd.vmm import cpu, layout
 from chdebugd.vmm.boot.fw_cfg_items import make_items
 from chdebugd.vmm.boot.loader import BootSource
 from chdebugd.vmm.bus import Bus
+from chdebugd.vmm.cpuid import Cpuid
 from chdebugd.vmm.devices.debug_port import DebugPort
 from chdebugd.vmm.devices.fw_cfg import FwCfg
 from chdebugd.vmm.devices.i8042 import I8042
@@ -115,15 +116,17 @@ class Machine:
             if isinstance(entry, cpu.ResetVector):
                 self._plug_fw_cfg(config)
             phase("image-loaded")
+            cpuid = Cpuid(kvm, config.cpus)
             self.vcpus = [
-                stack.enter_context(self._create_vcpu(index, config.cpus, entry, wakers))
+                stack.enter_context(self._create_vcpu(index, cpuid, entry, wakers))
                 for index in range(config.cpus)
             ]
             self._resources = stack.pop_all()
 
-    def _create_vcpu(self, index: int, n_cpus: int, entry: cpu.Entry, wakers: Wakers) -> Vcpu:
+    def _create_vcpu(self, index: int, cpuid: Cpuid, entry: cpu.Entry, wakers: Wakers) -> Vcpu:
         fd = self.vm.create_vcpu(index)
-        cpu.prepare(fd, index, n_cpus, cpu.supported_cpuid(self.vm.kvm), entry)
+        cpuid.give_to(fd)
+        cpu.prepare(fd, entry)
         if index == 0 and isinstance(entry, cpu.Flat32):
             cpu.enter_flat32(fd, self.memory, entry)
         fd.connect(self._ring.address, wakers.sinks, wakers.signals)
@@ -211,6 +214,8 @@ class Machine:
         if self._clock is not None:
             self.vm.set_clock(self._clock)
             self._clock = None
+            for vcpu in self.vcpus:
+                vcpu.fd.tell_paused()
         for engine in self._engines:
             engine.release()
         self._gate.open()
