@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -64,6 +65,8 @@ class Equipment:
             else:
                 self._files.append((role, fd))
                 self._stack.callback(close_all, [fd])
+                if role.role == "disk":
+                    self._stack.callback(_unlock_image, fd)
         codes, problem = _load_codes(request.code_map)
         journal = Journal(request.journal or SOCKET)
         sink = JournalSink(sinks.ring, journal, name, codes)
@@ -171,17 +174,26 @@ class Equipment:
 def _lock_image(role: FileRole, fd: int) -> None:
     """Let nobody write an image that another VM reads or writes (fcntl(2), OFD locks).
 
-    The lock goes with the descriptor; raises InvalidImageError.
+    The daemon may hold the same open file, and the lock with it; raises InvalidImageError.
     """
-    kind = fcntl.F_RDLCK if role.readonly else fcntl.F_WRLCK
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+        _set_lock(fd, fcntl.F_RDLCK if role.readonly else fcntl.F_WRLCK)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             return  # a file system without locks
         raise InvalidImageError(
             f"Disk '{role.name}' is in use, by another VM or tool; stop that, or give a copy"
         ) from None
+
+
+def _unlock_image(fd: int) -> None:
+    """Let others have the image, whoever else holds this open file."""
+    with contextlib.suppress(OSError):
+        _set_lock(fd, fcntl.F_UNLCK)
+
+
+def _set_lock(fd: int, kind: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
 
 
 def _load_codes(name: str) -> tuple[CodeMap | None, str]:
