@@ -10,6 +10,7 @@ from pathlib import Path
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"^(?:<!-- run: ([a-z-]+) -->\n)?```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OUTPUT = re.compile(r"^<!-- output of: (.+) -->\n```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLACES = ("build", "container", "collector", "lab", "lab-guest")
 
 
@@ -31,3 +32,13 @@ def commands(place: str) -> list[str]:
         if here := re.search(r"<<'(\w+)'", line):
             end = here[1]
     return found
+
+
+def outputs() -> list[tuple[str, str]]:
+    """Each command whose output README.md shows, and that output."""
+    return OUTPUT.findall(README.read_text())
+
+
+def shape(output: str) -> str:
+    """What an output says beside its figures."""
+    return " ".join(re.sub(r"(?<!0x)\b\d+(\.\d+)?", "N", output).split())

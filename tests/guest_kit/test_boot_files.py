@@ -145,9 +145,8 @@ def test_the_archive_is_appended_where_the_kernel_looks_for_it(
     """The kernel takes a further archive at a multiple of four only (init/initramfs.c)."""
     (initrd := tmp_path / "initrd").write_bytes(b"x" * size)
     archive = lib / "chdebug-mark.cpio"
-    script = f"CHDEBUG_CPIO={archive} {lib}/append-mark {initrd} {tmp_path}/out"
 
-    output("sh", "-euc", script)
+    output(lib / "append-mark", initrd, tmp_path / "out")
 
     data = (tmp_path / "out").read_bytes()
     assert data == b"x" * size + bytes(-size % 4) + archive.read_bytes()
