@@ -159,7 +159,7 @@ class VM:
         **given: Any,
     ) -> None:
         """One request to the process; raises what it answers, WrongStateError or as VmLink.call."""
-        if self._link is None:
+        if self._link is None or self.has_ended:
             raise WrongStateError(f"VM '{self.name}' is {self.state}; start it first")
         await self._link.call(op, fds or [], within=within, **given)
 

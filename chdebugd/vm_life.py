@@ -13,7 +13,7 @@ from typing import Any
 
 from chdebugd.control import StartRequest, Status
 from chdebugd.errors import ChdebugdError, StartFailedError, WrongStateError
-from chdebugd.state import State, check_step
+from chdebugd.state import ENDED, State, check_step
 from chdebugd.trace.event import seconds
 from chdebugd.trace.journal import DEBUG, ERR, INFO, WARNING, MessageId
 from chdebugd.trace.ring import Ring
@@ -121,6 +121,7 @@ class VmLife:
 
         `done` is called when the VM has ended.
         """
+        self._must_not_have_ended()
         self._awaits_end.append(done)
         machine = self._machine
         if machine is None:
@@ -142,6 +143,7 @@ class VmLife:
 
     def kill(self, done: Done) -> None:
         """Switch off at once; `done` is called when the VM has ended."""
+        self._must_not_have_ended()
         self._awaits_end.append(done)
         self._switch_off(Result.KILLED, "Killed on request")
 
@@ -155,6 +157,11 @@ class VmLife:
                 f"VM '{self.name}' is {self.status.state}; only a running VM can {verb}"
             )
         return self._machine
+
+    def _must_not_have_ended(self) -> None:
+        """It may have just now, and still write its last marks."""
+        if self.status.state in ENDED:
+            raise WrongStateError(f"VM '{self.name}' is {self.status.state} already")
 
     def _switch_off(self, result: Result, sentence: str) -> None:
         if self._machine is not None:

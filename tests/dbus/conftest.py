@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,11 +57,6 @@ def shipped_policy(target: Path) -> Path:
     return target
 
 
-@pytest.fixture
-def bus_address(broker: Broker) -> str:
-    return broker.address
-
-
 @dataclass
 class Broker:
     """A dbus-daemon; `pid` is for SIGSTOP, SIGCONT and worse."""
@@ -70,11 +65,11 @@ class Broker:
     pid: int
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    path, config = tmp_path / "bus", tmp_path / "bus.conf"
-    tmp_path.chmod(0o755)
-    policy = shipped_policy(tmp_path / "org.chdebugd1.conf")
+@contextmanager
+def running_broker(directory: Path) -> Iterator[Broker]:
+    path, config = directory / "bus", directory / "bus.conf"
+    directory.chmod(0o755)
+    policy = shipped_policy(directory / "org.chdebugd1.conf")
     config.write_text(BUS_CONFIG.format(path=path, policy=policy))
     command = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"]
     with subprocess.Popen([*command, "--print-address=1"], stdout=subprocess.PIPE) as process:
@@ -82,6 +77,17 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
         process.stdout.readline()  # the address: it listens now
         yield Broker(f"unix:path={path}", process.pid)
         process.kill()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    with running_broker(tmp_path) as broker:
+        yield broker
+
+
+@pytest.fixture
+def bus_address(broker: Broker) -> str:
+    return broker.address
 
 
 class FakeJournald:
@@ -171,13 +177,13 @@ class Daemon:
         return self.process.wait(TIMEOUT)
 
 
-@pytest.fixture
-def daemon(bus_address: str, tmp_path: Path) -> Iterator[Daemon]:
+@contextmanager
+def running_daemon(address: str, directory: Path) -> Iterator[Daemon]:
     for name in ("run", "log"):
-        (tmp_path / name).mkdir()
-    journal = FakeJournald(tmp_path / "journal")
-    config = tmp_path / "chdebugd.conf"
-    daemon = Daemon(bus_address, tmp_path / "run", tmp_path / "log", journal, config)
+        (directory / name).mkdir()
+    journal = FakeJournald(directory / "journal")
+    config = directory / "chdebugd.conf"
+    daemon = Daemon(address, directory / "run", directory / "log", journal, config)
     daemon.start()
     yield daemon
     end_vm_processes(daemon.runtime_dir)
@@ -185,6 +191,20 @@ def daemon(bus_address: str, tmp_path: Path) -> Iterator[Daemon]:
     if daemon.process is not None and daemon.process.poll() is None:
         daemon.stop(signal.SIGKILL)
     print(daemon.messages.read_text())  # pytest shows it where the test failed
+
+
+@pytest.fixture
+def daemon(bus_address: str, tmp_path: Path) -> Iterator[Daemon]:
+    with running_daemon(bus_address, tmp_path) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One for all rows of a table, whose tests must leave nothing behind."""
+    directory = tmp_path_factory.mktemp("shared")
+    with running_broker(directory) as broker, running_daemon(broker.address, directory) as daemon:
+        yield daemon
 
 
 def vm_pids(runtime_dir: Path) -> dict[str, int]:

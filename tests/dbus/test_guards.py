@@ -261,7 +261,7 @@ async def test_a_call_needs_no_interface(daemon: Daemon, client: Client) -> None
     ],
 )
 def test_wrong_calls_have_the_standard_errors(
-    daemon: Daemon,
+    shared_daemon: Daemon,
     path: str,
     interface: str | None,
     member: str,
@@ -274,7 +274,7 @@ def test_wrong_calls_have_the_standard_errors(
         with pytest.raises(ErrorReply, match=STANDARD + error):
             await client.call(path, interface, member, signature, *body)
 
-    told(daemon)
+    told(shared_daemon)
 
 
 @story
