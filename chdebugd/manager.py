@@ -286,6 +286,8 @@ class Manager:
     def process_gone(self, vm: VM) -> None:
         """Take over what the process left."""
         self._launcher.ended(vm.name)
+        if self._leaving.get(vm.name) is vm:
+            self._records.remove(vm.name)  # it has just left its last words
         if vm.state == State.CREATED:
             return  # whoever started it knows by the answer
         died = not vm.has_ended

@@ -195,7 +195,7 @@ async def test_a_name_is_free_right_after_remove(daemon: Daemon, client: Client)
 
     await client.wait_for(lambda: vm_pids(daemon.runtime_dir) == {})
     assert await client.call(*MANAGER, "ListVMs") == []
-    assert list((daemon.runtime_dir / "vm").iterdir()) == []
+    await client.wait_for(lambda: list((daemon.runtime_dir / "vm").iterdir()) == [])
 
 
 @story
