@@ -73,7 +73,13 @@ def test_the_daemon_has_its_files(packages: dict[str, Path], path: str) -> None:
 def test_the_daemon_has_extensions_demo_guest_and_code_maps(packages: dict[str, Path]) -> None:
     listed = " ".join(query(packages["chdebugd"], "--list"))
 
-    for part in ("trace/_ring.", "vmm/_kvm.", "boot/demo_guest.bin", "codes/cloud-hypervisor.toml"):
+    for part in (
+        "trace/_ring.",
+        "vmm/_kvm.",
+        "vmm/virtio/_engine.",
+        "vmm/boot/demo_guest.bin",
+        "trace/codes/cloud-hypervisor.toml",
+    ):
         assert f"chdebugd/{part}" in listed
 
 
