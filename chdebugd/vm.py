@@ -24,13 +24,15 @@ from chdebugd.files import OpenFile
 from chdebugd.options import VmOptions
 from chdebugd.state import ENDED, State
 from chdebugd.trace.event import Event
+from chdebugd.trace.pace import LOOK, Pace
 from chdebugd.trace.ring import BATCH, Reader, Ring
 from chdebugd.vm_link import ANSWER_TIMEOUT, GONE, SILENT, VmLink
 from chdebugd.vmm.outcome import GOOD, Result
 
 log = logging.getLogger(__name__)
 
-LINGER = 0.0005  # seconds that the pump looks again before it sleeps
+LINGER = 0.0005  # seconds until the pump looks again before it sleeps
+BURST_GAP = BATCH / 25_000  # seconds between two batches while the guest writes: signals a second
 FULL_CHECK = 0.1  # seconds between two looks at what a waiting or dropping guest counts
 RECONNECT = 0.5  # seconds until a broken line is made anew
 
@@ -78,6 +80,8 @@ class VM:
         self._link: VmLink | None = None
         self._gone = asyncio.Event()
         self._wake_fd = -1
+        self._pace = Pace()
+        self._is_draining = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._last_counts = self._told_counts = Counts()
 
@@ -258,6 +262,10 @@ class VM:
         if ring is None or not self._listener.has_room(self):
             return
         position = ring.position(Reader.SIGNALS)
+        held = self._pace.holds(asyncio.get_running_loop().time(), ring.head, position)
+        if held and not self._is_draining:
+            self._after("pump", LOOK, self.pump)
+            return
         events, lost = ring.copy(position)
         if not events and not lost and not self.has_process and position < ring.head:
             lost = 1  # torn by the death of a vCPU, and nobody mends it
@@ -278,8 +286,9 @@ class VM:
 
     def _rest(self, ring: Ring, more: bool, busy: bool) -> None:
         """Look again soon where events came, so that a burst wakes us once; else sleep."""
+        self._is_draining = more
         if more:
-            self._after("pump", 0, self.pump)
+            self._after("pump", BURST_GAP if self._pace.is_burst else 0, self.pump)
         elif busy or not ring.sleep(Reader.SIGNALS):
             self._after("pump", LINGER, self.pump)
         elif ring.is_full:

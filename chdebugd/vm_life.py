@@ -30,6 +30,7 @@ Done = Callable[[ChdebugdError | None], None]
 
 HALT_CHECK_FIRST = 0.05  # seconds after a boot's start; doubles while the guest sleeps
 HALT_CHECK_BUSY = 1.0
+HALT_CHECK_SHARE = 0.01  # of a CPU; a guest that takes more is not halted
 HALT_CHECK_MAX = 32.0
 RESETS_WATCHED = 10  # so many resets within a second are slowed down
 RESET_DELAY = 0.1  # seconds
@@ -353,13 +354,15 @@ class VmLife:
         self._loop.call_later("halt-check", delay, lambda: self._check_halt(delay, seen_nsec))
 
     def _check_halt(self, delay: float, seen_nsec: int) -> None:
-        """Look closer, which stops the vCPUs for a moment, only where they take no CPU time."""
+        """Look closer, which stops the vCPUs for a moment, only where they hardly take CPU time.
+
+        Not none: the look itself takes some.
+        """
         machine = self._machine
         if machine is None:
             return
-        now_nsec = machine.cpu_nsec
-        if now_nsec != seen_nsec:
-            self._halt_check_after(min(2 * delay, HALT_CHECK_BUSY), now_nsec)
+        if machine.cpu_nsec - seen_nsec > delay * HALT_CHECK_SHARE * 1e9:
+            self._halt_check_after(min(2 * delay, HALT_CHECK_BUSY), machine.cpu_nsec)
             return
         if self.status.state == State.RUNNING:
             machine.end_if_dead_halted()

@@ -35,6 +35,7 @@ from chdebugd.vm_loop import VmLoop
 from chdebugd.vmm.outcome import Result
 
 POWER_OFF = signal.SIGRTMIN + 4  # what `machinectl poweroff` sends (machinectl(1))
+SWITCH_INTERVAL = 0.0002  # seconds that an exit of the guest waits for sinks that drain (the GIL)
 TERM_TIMEOUT_USEC = 10_000_000  # what a guest has after SIGTERM to obey its power button
 UNWANTED_AFTER = 60.0  # seconds without a start request: the daemon that wanted us is dead
 
@@ -234,6 +235,7 @@ def parse_arguments(words: list[str]) -> Arguments:
 def main() -> int:
     """Run one VM until it ends; the exit status is 0 where it ended well."""
     arguments = parse_arguments(sys.argv[1:])
+    sys.setswitchinterval(SWITCH_INTERVAL)
     process = VmProcess(arguments.name, arguments.runtime_dir)
     tell_ready(arguments.ready_fd)
     process.loop.run()

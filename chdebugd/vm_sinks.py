@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 
 from chdebugd.trace.journal import WARNING, Journal, MessageId
+from chdebugd.trace.pace import LOOK, Pace
 from chdebugd.trace.ring import Reader, Ring
 from chdebugd.trace.sinks import JournalSink, LogSink, Progress
 from chdebugd.vm_loop import VmLoop
 
-LINGER = 0.001  # seconds that a sink looks again before it sleeps: a burst then costs no wake-ups
+LINGER = 0.001  # seconds until a sink looks again before it sleeps: a burst then costs no wake-ups
 RETRY = 0.1  # seconds until journald is tried again when it has no socket
 NOTICE_EVERY = 1.0  # seconds between two entries about drops
 
@@ -31,6 +32,7 @@ class VmSinks:
         self._told_dropped = 0
         self._told_at = 0.0
         self._waits_for_journal = False
+        self._pace = Pace()
         loop.add_reader(self.eventfd, self._woken)
 
     def open_journal(self, journal: Journal, sink: JournalSink) -> None:
@@ -41,19 +43,32 @@ class VmSinks:
     def _woken(self) -> None:
         os.eventfd_read(self.eventfd)
         self.on_wake()
-        self.drain()
+        self._look()
 
     def wake(self) -> None:
         """From any thread: there is an entry to send."""
         os.eventfd_write(self.eventfd, 1)
 
+    def _look(self) -> None:
+        """Let a burst pass, and drain behind it."""
+        behind = self.ring.position(Reader.LOG)
+        if self.journal is not None and not self._waits_for_journal:
+            behind = min(behind, self.ring.position(Reader.JOURNAL))
+        if self._pace.holds(time.monotonic(), self.ring.head, behind):
+            self._loop.call_later("drain", LOOK, self._look)
+        else:
+            self.drain()
+
     def drain(self) -> None:
         """One batch of each sink; then come back as it needs."""
         both = {self._drain_log(), self._drain_journal()}
         self._tell_drops()
-        if both & {Progress.MORE, Progress.DRAINED}:
+        if self.ring.is_roomy:
             self._has_read()
-            self._loop.call_later("drain", 0 if Progress.MORE in both else LINGER, self.drain)
+        if Progress.MORE in both:
+            self._loop.call_later("drain", 0, self.drain)
+        elif Progress.DRAINED in both:
+            self._loop.call_later("drain", LINGER, self._look)
         elif not self._sleep(journal=Progress.BLOCKED not in both):
             self._loop.call_later("drain", 0, self.drain)
 

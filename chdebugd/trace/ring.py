@@ -156,6 +156,12 @@ class Ring:
         behind = min(self.position(Reader.JOURNAL), self.position(Reader.LOG))
         return self.head - behind >= CAPACITY
 
+    @property
+    def is_roomy(self) -> bool:
+        """Whether a guest that waits may go on: not for each single place that is free."""
+        behind = min(self.position(Reader.JOURNAL), self.position(Reader.LOG))
+        return self.head - behind <= CAPACITY * 3 // 4
+
     # Readers
 
     def position(self, reader: Reader) -> int:

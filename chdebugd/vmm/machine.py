@@ -135,7 +135,7 @@ class Machine:
             self.ports,
             self.mmio,
             self._gate,
-            room=lambda: not self._ring.is_full,
+            room=lambda: self._ring.is_roomy,
             finish=self._finish,
         )
 

@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from traceback import walk_tb
 from typing import Self
 
 from chdebugd.vmm import kvm
@@ -175,7 +174,9 @@ class Vcpu:
 
 def _where(error: Exception) -> str:
     """A line a frame, innermost last; traceback would open source files under the filter."""
-    return "\n".join(
-        f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
-        for frame, line in walk_tb(error.__traceback__)
-    )
+    lines, at = [], error.__traceback__
+    while at is not None:
+        code = at.tb_frame.f_code
+        lines.append(f"{code.co_filename}:{at.tb_lineno} in {code.co_name}")
+        at = at.tb_next
+    return "\n".join(lines)

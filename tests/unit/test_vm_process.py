@@ -22,6 +22,7 @@ TOO_SLOW = {
     "statistics",
     "subprocess",
     "tomllib",
+    "traceback",
 }
 
 
