@@ -158,6 +158,7 @@ class Equipment:
                 output.flush()
             elif isinstance(output, FileText | SocketText) and output.lost_bytes:
                 self._post_loss(port, output.lost_bytes)
+        self.terminals = {}
         self._stack.close()
 
     def _post_loss(self, port: str, n_bytes: int) -> None:

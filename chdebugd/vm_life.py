@@ -313,6 +313,8 @@ class VmLife:
 
     def _end(self, outcome: Outcome) -> None:
         self._loop.cancel("boot")
+        if self._equipment:
+            self._equipment.close()  # first: who sees the VM ended may use its disks
         good = outcome.result in GOOD
         state = State.STOPPED if good else State.FAILED
         if self.status.state == State.CREATED:
@@ -327,8 +329,6 @@ class VmLife:
         )
         self.status = self.status._replace(result=outcome.result, sentence=outcome.sentence)
         self._enter(state)
-        if self._equipment:
-            self._equipment.close()
         self._answer_start(StartFailedError(outcome.sentence))
         for done in self._awaits_end:
             done(None)

@@ -1,0 +1,161 @@
+"""Machines with devices, through the daemon: what they are given, what they cost, how they end."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from chdebugd.dbus_library import Variant
+from tests.dbus.conftest import VM, Client, Daemon, ErrorReply, file_with, story, vm_pids
+from tests.guests import SLEEP, mark, rom
+
+pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
+
+MEMORY = 64 << 20
+SIZE_LIMIT = 30 << 20  # bytes of a VM process beside guest memory
+N_SMALL_VMS = 50
+DISK_SIZE = 1 << 20
+
+
+def disk(path: Path, **more: Variant) -> dict[str, Variant]:
+    return {"path": Variant("s", str(path)), **more}
+
+
+def disks(*each: dict[str, Variant]) -> Variant:
+    return Variant("aa{sv}", list(each))
+
+
+def resident_beside_guest(pid: int, memory: int) -> int:
+    """Bytes of a process in RAM, without the mapping that is the guest's memory."""
+    total = 0
+    for entry in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text()):
+        if match := re.search(r"(?m)^Rss: +(\d+) kB", entry):
+            start, end = (int(text, 16) for text in entry.split()[0].split("-"))
+            total += int(match[1]) * 1024 if end - start != memory else 0
+    return total
+
+
+@story
+async def test_a_vm_process_with_all_devices_stays_small(daemon: Daemon, client: Client) -> None:
+    directory = daemon.runtime_dir.parent
+    guest = file_with(directory, rom(mark(1) + SLEEP))
+    images = [file_with(directory, bytes(DISK_SIZE), f"disk{at}") for at in range(4)]
+    await client.start_vm(
+        "fw0",
+        firmware=Variant("s", str(guest)),
+        memory=Variant("t", MEMORY),
+        cpus=Variant("u", 4),
+        disks=disks(*map(disk, images)),
+        rng=Variant("b", True),
+        serial=Variant("s", "journal"),
+    )
+
+    size = resident_beside_guest(vm_pids(daemon.runtime_dir)["fw0"], MEMORY)
+
+    assert size < SIZE_LIMIT, size
+
+
+@story
+async def test_fifty_small_vms_make_each_its_own_marks(daemon: Daemon, client: Client) -> None:
+    directory = daemon.runtime_dir.parent
+    paths = {}
+    for number in range(N_SMALL_VMS):
+        guest = file_with(directory, rom(mark(number, number + 100) + SLEEP), f"guest{number}")
+        paths[number] = await client.start_vm(
+            f"small{number}", firmware=Variant("s", str(guest)), memory=Variant("t", 1 << 20)
+        )
+    await client.wait_for(lambda: all(len(client.events(path)) == 2 for path in paths.values()))
+
+    for number, path in paths.items():
+        assert [event[2] for event in client.events(path)] == [number, number + 100]
+    for path in paths.values():
+        await client.call(path, VM, "Kill")
+    for path in paths.values():
+        await client.wait_state(path, "stopped")
+
+
+@story
+async def test_one_image_is_not_written_by_two_vms(daemon: Daemon, client: Client) -> None:
+    directory = daemon.runtime_dir.parent
+    options = {
+        "firmware": Variant("s", str(file_with(directory, rom(mark(1) + SLEEP)))),
+        "disks": disks(disk(file_with(directory, bytes(DISK_SIZE), "disk"))),
+    }
+    path = await client.start_vm("first", **options)
+    with pytest.raises(ErrorReply, match="InvalidImage.*in use"):
+        await client.start_vm("second", **options)
+
+    await client.call(path, VM, "Kill")
+    await client.wait_state(path, "stopped")
+    await client.start_vm("third", **options)
+
+
+@story
+async def test_readers_share_an_image(daemon: Daemon, client: Client) -> None:
+    directory = daemon.runtime_dir.parent
+    image = file_with(directory, bytes(DISK_SIZE), "disk")
+    options = {
+        "firmware": Variant("s", str(file_with(directory, rom(mark(1) + SLEEP)))),
+        "disks": disks(disk(image, readonly=Variant("b", True))),
+    }
+    await client.start_vm("first", **options)
+    await client.start_vm("second", **options)
+
+
+@story
+async def test_two_disks_have_two_ids(daemon: Daemon, client: Client) -> None:
+    image = file_with(daemon.runtime_dir.parent, bytes(DISK_SIZE), "disk")
+    same = [disk(image, id=Variant("s", "root"), readonly=Variant("b", True)) for _ in "ab"]
+
+    with pytest.raises(ErrorReply, match=r"InvalidOption.*disks\[1\].id.*second time"):
+        await client.start_vm("fw0", disks=disks(*same))
+
+
+POWER_BUTTON = 1 << 8
+OBEYS_POWER_BUTTON = (
+    b"\xba\x12\x06"  # mov $0x612, %dx        PM1 enable
+    b"\xb8" + struct.pack("<H", POWER_BUTTON) + b"\xef"  # mov $0x100, %ax; out %ax, %dx
+    b"\xb0\x60"  # mov $0x60, %al
+    b"\xe6\x80"  # out %al, $0x80
+    b"\xba\x10\x06"  # mov $0x610, %dx        PM1 status
+    b"\xed"  # 1: in %dx, %ax
+    b"\xf6\xc4\x01"  # test $1, %ah
+    b"\x74\xfa"  # jz 1b
+    b"\xb0\x61"  # mov $0x61, %al
+    b"\xe6\x80"  # out %al, $0x80
+    b"\xba\x14\x06"  # mov $0x614, %dx        PM1 control
+    b"\xb8\x00\x34"  # mov $0x3400, %ax       SLP_EN, type 5
+    b"\xef"  # out %ax, %dx
+    b"\xf4"  # hlt
+)
+
+
+@story
+async def test_a_guest_obeys_its_power_button(daemon: Daemon, client: Client) -> None:
+    guest = file_with(daemon.runtime_dir.parent, rom(OBEYS_POWER_BUTTON))
+    path = await client.start_vm("fw0", firmware=Variant("s", str(guest)))
+    await client.wait_for(lambda: len(client.events(path)) == 1)
+
+    await client.call(path, VM, "Stop", "t", 60_000_000)
+
+    await client.wait_state(path, "stopped")
+    await client.wait_for(lambda: [event[2] for event in client.events(path)] == [0x60, 0x61])
+    assert await client.get(path, "Result") in ("stopped", "shutdown")
+
+
+@story
+async def test_a_guest_that_ignores_its_power_button_is_switched_off(
+    daemon: Daemon, client: Client
+) -> None:
+    ignores = OBEYS_POWER_BUTTON.replace(b"\xf6\xc4\x01", b"\xf6\xc4\x00")  # test $0, %ah
+    guest = file_with(daemon.runtime_dir.parent, rom(ignores))
+    path = await client.start_vm("fw0", firmware=Variant("s", str(guest)))
+    await client.wait_for(lambda: len(client.events(path)) == 1)
+
+    await client.call(path, VM, "Stop", "t", 200_000)
+
+    await client.wait_state(path, "stopped")
+    assert await client.get(path, "Result") == "stopped"
