@@ -3,7 +3,6 @@
 - Its writer takes EAGAIN for the end of the connection; ours waits until the socket takes more.
 - Its queue has no bound and sends descriptors it does not own; ours counts and duplicates.
 - Its serial runs past 2^32, where no message can be sent any more; ours starts over.
-- Its reader of the authentication spins where the bus hangs up.
 - Its reader of messages: see message_reader_dbus.py.
 """
 
@@ -126,7 +125,7 @@ class GuardedWriter(MessageWriter):  # type: ignore[misc]
         self.bus._finalize(error)
 
 
-class Bus(MessageBus):  # type: ignore[misc]
+class Bus(MessageBus):
     """One connection to a message bus."""
 
     def __init__(self, address: str | None) -> None:
@@ -160,15 +159,6 @@ class Bus(MessageBus):  # type: ignore[misc]
 
     def _refuse(self, message: Message) -> None:
         self.on_too_long(message)
-
-    async def _auth_readline(self) -> str:
-        line = b""
-        while not line.endswith(b"\r\n"):
-            byte = await self._loop.sock_recv(self._sock, 1)
-            if not byte:
-                raise ConnectionError("The bus hung up during authentication")
-            line += byte
-        return line[:-2].decode()
 
     def _finalize(self, err: BaseException | None = None) -> None:
         """The end of the connection is a fact to wait for, not an exception that nobody fetches."""

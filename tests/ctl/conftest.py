@@ -18,11 +18,12 @@ import pytest
 from tests.dbus.conftest import (
     ROOT,
     TIMEOUT,
+    broker,
     bus_address,
     end_vm_processes,
 )
 
-__all__ = ["bus_address"]  # pytest finds it here
+__all__ = ["broker", "bus_address"]  # pytest finds these fixtures here
 
 JOURNALD = """
 set -e

@@ -229,9 +229,9 @@ def test_a_bus_that_hangs_up_is_told(tmp_path: Path) -> None:
         ) as ctl,
     ):
         connection, _ = listener.accept()
-        connection.recv(64)
-        connection.close()
-        _, errors = ctl.communicate(timeout=30)
+        with connection:
+            connection.shutdown(socket.SHUT_WR)
+            _, errors = ctl.communicate(timeout=30)
 
     assert ctl.returncode == 1
     assert "Cannot connect" in errors
