@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -152,13 +153,7 @@ class Manager:
     async def _boot(self, vm: VM) -> None:
         self._starting.add(vm)
         try:
-            await self._launcher.start(vm.name)
-            try:
-                vm.connect(self._socket_of(vm.name))
-            except OSError as error:
-                raise StartFailedError(
-                    f"Cannot reach the process of VM '{vm.name}': {error}"
-                ) from None
+            await self._reach(vm)
             await vm.wait_greeted()
             request = vm.options.request._replace(
                 files=tuple(file.role for file in vm.files),
@@ -169,6 +164,18 @@ class Manager:
             await vm.start(request, START_TIMEOUT)
         finally:
             self._starting.discard(vm)
+
+    async def _reach(self, vm: VM) -> None:
+        """Connect to the VM's process: one that waits for us already, or one started now."""
+        path = self._socket_of(vm.name)
+        with contextlib.suppress(OSError):
+            vm.connect(path)
+            return
+        await self._launcher.start(vm.name)
+        try:
+            vm.connect(path)
+        except OSError as error:
+            raise StartFailedError(f"Cannot reach the process of VM '{vm.name}': {error}") from None
 
     def _socket_of(self, name: str) -> Path:
         return self._socket_dir / f"{name}.sock"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -12,6 +14,7 @@ from chdebugd.dbus_library import Variant
 from chdebugd.trace.journal import MessageId
 from tests.dbus.conftest import (
     MANAGER,
+    ROOT,
     Client,
     Daemon,
     ErrorReply,
@@ -253,3 +256,25 @@ def test_log_lines_come_once_when_a_vm_process_dies(daemon: Daemon, moment: floa
         assert sorted(set(sequence(daemon))) == list(range(1, made + 1))
 
     told(daemon)
+
+
+@story
+async def test_a_process_that_waits_for_its_start_is_taken(daemon: Daemon, client: Client) -> None:
+    """As `systemctl start chdebugd-vm@fw0` makes one, so that StartVM is quick."""
+    ready, ready_fd = os.pipe()
+    command = [sys.executable, "-m", "chdebugd.vm_process", "fw0"]
+    command += ["--runtime-dir", str(daemon.runtime_dir), "--ready-fd", str(ready_fd)]
+    waiting = subprocess.Popen(  # noqa: ASYNC220 - forks, waits for nothing
+        command, pass_fds=[ready_fd], cwd=ROOT
+    )
+    os.close(ready_fd)
+    assert os.read(ready, 1) == b""  # closed: it listens
+    os.close(ready)
+
+    path = await client.start_vm("fw0", firmware=firmware(daemon, mark(0x40) + SLEEP))
+
+    assert vm_pids(daemon.runtime_dir) == {"fw0": waiting.pid}
+    await client.wait_for(lambda: len(client.events(path)) == 1)
+    await client.call(path, VM, "Kill")
+    await client.wait_state(path, "stopped")
+    assert await asyncio.to_thread(waiting.wait) == 0
