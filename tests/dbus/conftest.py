@@ -151,11 +151,15 @@ class Daemon:
     config: Path
     process: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    prefix: list[str] = field(default_factory=list)
+    """A command to run it under, where the host's journald is another one."""
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "chdebugd", "--bus", self.address]
+        command = [*self.prefix, sys.executable, "-m", "chdebugd", "--bus", self.address]
         command += ["--runtime-dir", str(self.runtime_dir), "--log-dir", str(self.log_dir)]
-        command += ["--journal", str(self.journal.path), "--config", str(self.config)]
+        command += ["--config", str(self.config)]
+        if not self.prefix:
+            command += ["--journal", str(self.journal.path)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | self.environment
         with self.messages.open("ab") as messages:
             self.process = subprocess.Popen(command, env=environment, stderr=messages)
@@ -178,12 +182,15 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(address: str, directory: Path) -> Iterator[Daemon]:
+def running_daemon(
+    address: str, directory: Path, prefix: list[str] | None = None
+) -> Iterator[Daemon]:
     for name in ("run", "log"):
         (directory / name).mkdir()
     journal = FakeJournald(directory / "journal")
     config = directory / "chdebugd.conf"
     daemon = Daemon(address, directory / "run", directory / "log", journal, config)
+    daemon.prefix = prefix or []
     daemon.start()
     yield daemon
     end_vm_processes(daemon.runtime_dir)

@@ -1,0 +1,167 @@
+"""A real journald of our own has every mark once, whenever a VM process dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from chdebugd.dbus_library import Variant
+from chdebugd.trace.journal import MessageId
+from tests.dbus.conftest import (
+    ROOT,
+    Client,
+    Daemon,
+    file_with,
+    running_daemon,
+    story,
+    vm_pids,
+)
+from tests.guests import FOREVER, burst, rom
+
+JOURNALD = "/lib/systemd/systemd-journald"
+TIMEOUT = 60  # seconds
+pytestmark = [
+    pytest.mark.kvm,
+    pytest.mark.dbus,
+    pytest.mark.skipif(
+        os.getuid() != 0 or not Path(JOURNALD).exists() or not shutil.which("unshare"),
+        reason="needs root and systemd-journald, to have a journal of its own",
+    ),
+]
+START = f"""
+set -e
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/journal /run/systemd/journald.conf.d /run/log/journal/$(cat /etc/machine-id)
+printf '[Journal]\\nStorage=volatile\\nRateLimitIntervalSec=0\\n' \
+    > /run/systemd/journald.conf.d/test.conf
+exec {JOURNALD}
+"""
+COUNT = 15_000
+
+
+@dataclass
+class Journald:
+    """In a mount namespace of its own, where the host's /run is not."""
+
+    process: subprocess.Popen[bytes]
+
+    @property
+    def inside(self) -> list[str]:
+        return ["nsenter", f"--target={self.process.pid}", "--mount", "--"]
+
+    def entries(self, kind: MessageId, vm: str) -> list[dict[str, str]]:
+        command = ["journalctl", "--output=json", "--quiet", f"MESSAGE_ID={kind.value}", f"VM={vm}"]
+        output = subprocess.run([*self.inside, *command], check=True, capture_output=True).stdout
+        return [json.loads(line) for line in output.splitlines()]
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+
+@pytest.fixture(scope="module")
+def journald(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journald]:
+    messages = tmp_path_factory.mktemp("journald") / "messages"
+    with messages.open("wb") as out:
+        command = ["unshare", "--mount", "--propagation=private", "sh", "-c", START]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    journald = Journald(process)
+    socket = f"/proc/{process.pid}/root/run/systemd/journal/socket"
+    deadline = time.monotonic() + TIMEOUT
+    while not Path(socket).exists():
+        assert process.poll() is None, messages.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield journald
+    journald.signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture
+def daemon(bus_address: str, tmp_path: Path, journald: Journald) -> Iterator[Daemon]:
+    with running_daemon(bus_address, tmp_path, journald.inside) as daemon:
+        yield daemon
+
+
+async def account(client: Client, journald: Journald, path: str, name: str) -> None:
+    """Once the death is told, nothing more of this boot comes."""
+    await client.wait_state(path, "failed")
+
+    def is_told() -> bool:
+        return bool(journald.entries(MessageId.VM_FAILED, name))
+
+    await client.wait_for(is_told)
+    made = await client.get(path, "EventCount")
+    sequence = [int(entry["SEQ"]) for entry in journald.entries(MessageId.EVENT, name)]
+    assert sequence == list(range(1, made + 1))
+
+
+def image(daemon: Daemon) -> Variant:
+    code = rom(burst(COUNT) + FOREVER)
+    return Variant("s", str(file_with(daemon.runtime_dir.parent, code, "guest")))
+
+
+@pytest.mark.parametrize("moment", [0, 0.02, 0.06])
+def test_no_mark_is_lost_or_double_when_a_vm_process_dies(
+    daemon: Daemon, journald: Journald, moment: float
+) -> None:
+    @story
+    async def told(daemon: Daemon, client: Client) -> None:
+        name = f"dies-{int(moment * 1000)}"
+        path = await client.start_vm(name, firmware=image(daemon))
+        await client.wait_for(lambda: bool(client.events(path)))
+        await asyncio.sleep(moment)  # to die at another place each time
+        os.kill(vm_pids(daemon.runtime_dir)[name], signal.SIGKILL)
+        await account(client, journald, path, name)
+
+    told(daemon)
+
+
+LAG = 0.5  # seconds that journald is behind
+TAKE_OVER = f"""
+import asyncio, os, signal, sys
+from chdebugd.options import VmOptions
+from chdebugd.recovery import Recovery
+from chdebugd.trace.journal import Journal
+from chdebugd.trace.ring import Reader, Ring
+from chdebugd.trace.sinks import JournalSink
+from chdebugd.vm import VM
+
+async def take_over(journald):
+    ring = Ring.create()
+    ring.start_boot(1, 1)
+    for code in range(6):
+        assert ring.write(code)
+    JournalSink(ring, Journal(), "lag", None).drain()
+    ring.move(Reader.JOURNAL, 3)  # so far the dead process had come
+    vm = VM("lag", VmOptions.empty(), None, 0)
+    vm.attach(ring)
+    asyncio.get_running_loop().call_later({LAG}, os.kill, journald, signal.SIGCONT)
+    await Recovery("").recover(vm, died=True)
+
+asyncio.run(take_over(int(sys.argv[1])))
+"""
+
+
+def test_what_journald_has_not_looked_at_yet_is_not_sent_again(journald: Journald) -> None:
+    """Entries wait in its socket while it is stopped; the process that sent them is dead."""
+    journald.signal(signal.SIGSTOP)
+    command = [*journald.inside, sys.executable, "-c", TAKE_OVER, str(journald.process.pid)]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+    deadline = time.monotonic() + TIMEOUT
+    while not journald.entries(MessageId.VM_FAILED, "lag"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    sequence = [int(entry["SEQ"]) for entry in journald.entries(MessageId.EVENT, "lag")]
+    assert sequence == [1, 2, 3, 4, 5, 6]
