@@ -18,17 +18,19 @@ CACHE = PROJECT / ".cache" / "container"
 
 # What a host has before chdebugd comes: an init, and two guests to boot.
 PACKAGES = ("systemd", "systemd-sysv", "u-boot-qemu", "seabios")
+# What tests install beside it: apt has their archives too.
+AT_HAND = ("autopkgtest", "dpkg-dev", "logrotate", "systemd-container", "systemd-journal-remote")
 # udev makes this group on a real host, and is of no use in a container.
 HOOKS = ("groupadd --root $1 --system kvm",)
 
 
-def debian_root(suite: str, package: Path, *, also: tuple[str, ...] = ()) -> Path:
-    """The root of a minimal `suite`; its apt holds all that `package` and `also` need.
+def debian_root(suite: str, package: Path) -> Path:
+    """A minimal `suite`; its apt holds what `package` needs and recommends, and AT_HAND.
 
     Made once for what goes into it, some 15 s. Raises ContainerError.
     """
     check_host()
-    needs = (*_dependencies(package), *also)
+    needs = (*_dependencies(package), *AT_HAND)
     key = hashlib.sha256(repr((suite, PACKAGES, HOOKS, needs)).encode()).hexdigest()[:12]
     root = CACHE / f"{suite}-{key}"
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -40,10 +42,13 @@ def debian_root(suite: str, package: Path, *, also: tuple[str, ...] = ()) -> Pat
 
 
 def _dependencies(package: Path) -> list[str]:
-    """What the package depends on, as apt writes it."""
-    command = ["dpkg-deb", "--field", str(package), "Depends"]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    return re.split(r",\s*", answer.stdout.strip())
+    """What the package depends on, or recommends, as apt writes it."""
+    needs = []
+    for field in ("Depends", "Recommends"):
+        command = ["dpkg-deb", "--field", str(package), field]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        needs += re.split(r",\s*", answer.stdout.strip())
+    return [need for need in needs if need]
 
 
 def _make(suite: str, needs: tuple[str, ...], root: Path) -> None:

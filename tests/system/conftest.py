@@ -62,7 +62,7 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def root(deb: Path) -> Path:
     """A minimal Debian that has nothing of ours."""
-    return debian_root("bookworm", deb, also=("logrotate",))
+    return debian_root("bookworm", deb)
 
 
 @pytest.fixture(scope="module")

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from container.container import Container
-from container.debian import debian_root
 
 from tests.guests import SLEEP
 from tests.system.conftest import call_vm, guest, wait_for, wait_state
 
 pytestmark = pytest.mark.kvm
-
-
-@pytest.fixture(scope="session")
-def root(deb: Path) -> Path:
-    """A minimal Debian that may have machined."""
-    return debian_root("bookworm", deb, also=("systemd-container",))
 
 
 @pytest.fixture(scope="module")

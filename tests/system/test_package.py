@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from container.container import MANAGER, Container
 from container.debian import debian_root
 
 from tests.guests import FOREVER, mark
-from tests.system.conftest import DEMO_EVENTS, get, guest, wait_for, wait_state
+from tests.system.conftest import DEMO_EVENTS, ROOT, get, guest, wait_for, wait_state
 
 UPGRADE = "9.0"
 
@@ -44,6 +45,16 @@ def state(container: Container, unit: str) -> str:
 
 def pid(container: Container, unit: str) -> str:
     return container.run("systemctl", "show", "--value", "-p", "MainPID", unit).stdout.strip()
+
+
+def test_lintian_finds_nothing(deb: Path) -> None:
+    """Overrides have their reasons beside them in packaging/debian."""
+    assert shutil.which("lintian"), "lintian is missing; run `make deps`"
+    packages = sorted(map(str, deb.parent.glob("*.deb")))
+    command = ["lintian", "--allow-root", "--fail-on", "error,warning", *packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.kvm
@@ -110,3 +121,22 @@ def leftovers(container: Container) -> list[str]:
     command = ["find", "/", "-xdev", "-name", "*chdebugd*"]
     command += ["-not", "-path", "/root/*", "-not", "-path", "/var/cache/apt/*"]
     return container.run(*command).stdout.splitlines()
+
+
+@pytest.mark.kvm
+def test_the_autopkgtests_pass(deb: Path) -> None:
+    """By the tool that Debian runs them with, on the container as it is (its 'null' testbed)."""
+    root = debian_root("bookworm", deb)
+    with Container(root) as container:
+        container.run("apt-get", "install", "--yes", "autopkgtest")
+        container.put("/root/chdebugd.deb", deb)
+        for file in (ROOT / "packaging" / "debian").rglob("*"):
+            if file.is_file():
+                target = file.relative_to(ROOT / "packaging")
+                container.put(f"/root/source/{target}", file, file.stat().st_mode & 0o777)
+        command = ["autopkgtest", "/root/chdebugd.deb", "/root/source", "--", "null"]
+        done = container.run(*command, check=False, timeout=300)
+
+    passed = [line.split() for line in done.stdout.splitlines() if line.endswith(" PASS")]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [words[0] for words in passed] == ["main-job", "restart"]

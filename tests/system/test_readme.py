@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from container.container import Container
-from container.debian import debian_root
 
 from chdebugd.ctl.errors import ExitStatus
 from tests.docs.fences import commands, outputs, shape
@@ -22,12 +21,6 @@ PATIENCE = 30  # seconds until what a guest does is in the journal and the log f
 WAITS = ("journalctl", "grep")  # commands that a reader repeats until there is something
 ENDLESS = "busctl monitor org.chdebugd1"
 WATCHED = "/root/watched"
-
-
-@pytest.fixture(scope="session")
-def root(deb: Path) -> Path:
-    """A minimal Debian whose apt holds what the README installs."""
-    return debian_root("bookworm", deb, also=("systemd-journal-remote", *RECOMMENDED))
 
 
 def says_yes(container: Container) -> Container:

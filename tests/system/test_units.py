@@ -148,3 +148,18 @@ def test_guests_live_on_while_the_daemon_is_restarted(container: Container) -> N
     assert get(container, "lives", "EventCount") == "1"
     call_vm(container, "lives", "Kill")
     wait_state(container, "lives", "stopped")
+
+
+@pytest.mark.kvm
+def test_a_restart_amid_marks_loses_none(container: Container) -> None:
+    """U-Boot is still booting while the next daemon takes over."""
+    firmware = ("firmware", "s", "/usr/lib/u-boot/qemu-x86/u-boot.rom")
+    container.start_vm("amid", firmware, ("log-file", "s", "amid.log"))
+    container.run("systemctl", "restart", "chdebugd")
+    wait_for(lambda: int(get(container, "amid", "EventCount")) >= 8)
+    call_vm(container, "amid", "Kill")
+    wait_state(container, "amid", "stopped")
+
+    written = int(get(container, "amid", "EventCount"))
+    assert [int(mark["SEQ"]) for mark in container.marks("amid")] == list(range(1, written + 1))
+    assert container.get("/var/log/chdebugd/amid.log").count(b"\n") == written
