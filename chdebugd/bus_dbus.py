@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import os
 import socket
 from collections import deque
@@ -25,15 +26,20 @@ ROOM = 256 * 1024  # bytes in the queue; beyond them no further signals are made
 JOIN_LIMIT = 64 * 1024  # bytes that one send gathers
 
 
+Unsent = Callable[[int], None]
+"""Told, where the connection ends too soon, how many bytes of a `put` were sent."""
+
+
 class GuardedWriter(MessageWriter):  # type: ignore[misc]
     """A queue of marshalled messages in front of a non-blocking socket."""
 
     def __init__(self, bus: Any) -> None:
         super().__init__(bus)
-        self._queue: deque[tuple[bytes, list[int], asyncio.Future[None] | None]] = deque()
+        self._queue: deque[tuple[bytes, list[int], asyncio.Future[None] | Unsent | None]] = deque()
         self._queued = 0
         self._offset = 0
         self._is_writing = False
+        self._empty = asyncio.Event()
         self.on_room: Callable[[], None] = lambda: None
 
     @property
@@ -46,13 +52,15 @@ class GuardedWriter(MessageWriter):  # type: ignore[misc]
         fds = [os.dup(fd) for fd in msg.unix_fds or ()] if self.negotiate_unix_fd else []
         self._put(msg._marshall(negotiate_unix_fd=self.negotiate_unix_fd), fds, future)
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes, unsent: Unsent | None = None) -> None:
         """Queue marshalled messages without descriptors."""
-        self._put(data, [], None)
+        self._put(data, [], unsent)
         self.schedule_write()
 
-    def _put(self, data: bytes, fds: list[int], future: asyncio.Future[None] | None) -> None:
-        self._queue.append((data, fds, future))
+    def _put(
+        self, data: bytes, fds: list[int], waiter: asyncio.Future[None] | Unsent | None
+    ) -> None:
+        self._queue.append((data, fds, waiter))
         self._queued += len(data)
 
     def schedule_write(
@@ -92,10 +100,12 @@ class GuardedWriter(MessageWriter):  # type: ignore[misc]
         self._queued -= sent
         self._offset += sent
         while self._queue and self._offset >= len(self._queue[0][0]):
-            data, _, future = self._queue.popleft()
+            data, _, waiter = self._queue.popleft()
             self._offset -= len(data)
-            if future is not None and not future.done():
-                future.set_result(None)
+            if isinstance(waiter, asyncio.Future) and not waiter.done():
+                waiter.set_result(None)
+        if not self._queue:
+            self._empty.set()
 
     def _gather(self) -> list[memoryview]:
         """The front of the queue, up to the next message with descriptors."""
@@ -117,12 +127,26 @@ class GuardedWriter(MessageWriter):  # type: ignore[misc]
                 self.loop.remove_writer(self.fd)
 
     def _fail(self, error: OSError) -> None:
-        for _, fds, future in self._queue:
-            close_all(fds)
-            if future is not None and not future.done():
-                future.cancel()
-        self._queue.clear()
+        self.give_up()
         self.bus._finalize(error)
+
+    async def flush(self, within: float) -> None:
+        """Wait until all is written, but no longer than `within` seconds."""
+        if self._queue:
+            self._empty.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), within)
+
+    def give_up(self) -> None:
+        """Forget the queue, and tell whose messages are in it, the newest first."""
+        while self._queue:
+            _, fds, waiter = self._queue.pop()
+            close_all(fds)
+            if isinstance(waiter, asyncio.Future):
+                waiter.cancel()
+            elif waiter is not None:
+                waiter(0 if self._queue else self._offset)
+        self._queued = self._offset = 0
 
 
 class Bus(MessageBus):

@@ -27,6 +27,7 @@ from chdebugd.systemd_notify import notify, watchdog_usec
 
 log = logging.getLogger(__name__)
 BUS_NAME = "org.chdebugd1"
+FLUSH_TIMEOUT = 1.0  # seconds that a bus which lags may take for the last signals
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ async def run(settings: Settings) -> int:
     stop = _watch_signals(manager)
     notify(f"READY=1\nSTATUS={len(manager.vms)} VMs")
     _ping_watchdog()
-    return await _serve(bus, stop)
+    return await _serve(bus, watcher, stop)
 
 
 async def _connect(address: str | None) -> Bus:
@@ -122,7 +123,7 @@ def _ping_watchdog() -> None:
         asyncio.get_running_loop().call_later(usec / 2e6, _ping_watchdog)
 
 
-async def _serve(bus: Bus, stop: asyncio.Event) -> int:
+async def _serve(bus: Bus, watcher: BusWatcher, stop: asyncio.Event) -> int:
     """0 after a signal, 1 where the bus hung up. VM processes live on either way."""
     stopped = asyncio.create_task(stop.wait())
     gone = asyncio.ensure_future(bus.wait_for_disconnect())
@@ -132,6 +133,9 @@ async def _serve(bus: Bus, stop: asyncio.Event) -> int:
         log.error("The bus hung up; VMs run on, and the next chdebugd finds them")
         return 1
     notify("STOPPING=1")
+    watcher.close()
+    await bus.writer.flush(FLUSH_TIMEOUT)
+    bus.writer.give_up()
     bus.disconnect()
     await gone
     return 0

@@ -8,6 +8,8 @@ and name.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
+from collections.abc import Callable
 
 from chdebugd.bus_dbus import Bus
 from chdebugd.dbus_library import Message, Variant
@@ -45,9 +47,13 @@ class EventSignals:
         self._names = names
         self._templates: dict[int, tuple[bytearray, int, int]] = {}
 
-    def emit(self, events: list[Event]) -> None:
-        """Queue a signal for each event."""
+    def emit(self, events: list[Event], unsent: Callable[[int], None]) -> None:
+        """Queue a signal for each event.
+
+        Where the connection ends before all are sent, `unsent` is told the index of the first.
+        """
         out = bytearray()
+        ends: list[int] = []
         for event in events:
             if event.code not in self._templates:
                 self._templates[event.code] = self._template(event.code)
@@ -56,7 +62,8 @@ class EventSignals:
             struct.pack_into("<QQ", message, body_at, event.seq, event.elapsed_nsec)
             struct.pack_into("<I", message, vcpu_at, event.vcpu)
             out += message
-        self._bus.writer.put(bytes(out))
+            ends.append(len(out))
+        self._bus.writer.put(bytes(out), lambda sent: unsent(bisect_right(ends, sent)))
 
     def _template(self, code: int) -> tuple[bytearray, int, int]:
         """The message, and where its body and the vCPU's number are."""

@@ -19,6 +19,7 @@ from chdebugd.polkit_dbus import OPEN_FILES, Authority
 from chdebugd.server_dbus import Call, Server
 from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.event import Event
+from chdebugd.trace.ring import Reader
 from chdebugd.vm import VM
 from chdebugd.vm_dbus import COUNTS, STATUS, VmFace
 
@@ -105,6 +106,10 @@ class BusWatcher:
         self._is_open = True
         self._room()
 
+    def close(self) -> None:
+        """Signal no more events."""
+        self._is_open = False
+
     def _room(self) -> None:
         """The bus takes signals again: first what changed meanwhile, then events."""
         assert self._manager is not None
@@ -141,8 +146,15 @@ class BusWatcher:
             self._server.withdraw(vm_path(vm.name))
 
     def events(self, vm: VM, events: list[Event]) -> None:
-        """Signal each."""
-        self._signals[vm.name].emit(events)
+        """Signal each; what the bus has not got when it hangs up the next daemon signals."""
+        ring = vm.ring
+        assert ring is not None
+
+        def unsent(first: int) -> None:
+            if vm.ring is ring:
+                ring.move(Reader.SIGNALS, events[first].ticket - 1)
+
+        self._signals[vm.name].emit(events, unsent)
 
     def status_changed(self, vm: VM) -> None:
         """Tell the new state at once, and the counts that led to it."""

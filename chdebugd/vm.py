@@ -273,8 +273,8 @@ class VM:
             ring.skip(lost)
             ring.move(Reader.SIGNALS, position + lost)
         if events:
-            self._listener.events(self, events)
             ring.move(Reader.SIGNALS, events[-1].ticket)
+            self._listener.events(self, events)
         self._tell_counts()
         self._rest(ring, len(events) == BATCH or lost > 0, bool(events))
 
