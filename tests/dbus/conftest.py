@@ -153,16 +153,29 @@ class Daemon:
     environment: dict[str, str] = field(default_factory=dict)
     prefix: list[str] = field(default_factory=list)
     """A command to run it under, where the host's journald is another one."""
+    wrapper: list[str] = field(default_factory=list)
+    """A command to run it under that changes its environment."""
+    pass_fds: list[int] = field(default_factory=list)
 
     def start(self) -> None:
-        command = [*self.prefix, sys.executable, "-m", "chdebugd", "--bus", self.address]
+        command = [
+            *self.prefix,
+            *self.wrapper,
+            sys.executable,
+            "-m",
+            "chdebugd",
+            "--bus",
+            self.address,
+        ]
         command += ["--runtime-dir", str(self.runtime_dir), "--log-dir", str(self.log_dir)]
         command += ["--config", str(self.config)]
         if not self.prefix:
             command += ["--journal", str(self.journal.path)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | self.environment
         with self.messages.open("ab") as messages:
-            self.process = subprocess.Popen(command, env=environment, stderr=messages)
+            self.process = subprocess.Popen(
+                command, env=environment, stderr=messages, pass_fds=self.pass_fds
+            )
 
     @property
     def messages(self) -> Path:

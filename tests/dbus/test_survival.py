@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -278,3 +282,74 @@ async def test_a_process_that_waits_for_its_start_is_taken(daemon: Daemon, clien
     await client.call(path, VM, "Kill")
     await client.wait_state(path, "stopped")
     assert await asyncio.to_thread(waiting.wait) == 0
+
+
+class FdStore:
+    """systemd's side of sd_notify(3): keeps the descriptors that a service stores."""
+
+    def __init__(self, path: Path) -> None:
+        self.fds: dict[str, int] = {}
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(str(path))
+
+    def look(self) -> dict[str, int]:
+        """What is kept by now."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, fds, _, _ = socket.recv_fds(self._socket, 4096, 4)
+                told = dict(line.split("=", 1) for line in data.decode().splitlines())
+                if "FDSTORE" in told:
+                    self.fds[told["FDNAME"]] = fds[0]
+                elif "FDSTOREREMOVE" in told and told["FDNAME"] in self.fds:
+                    os.close(self.fds.pop(told["FDNAME"]))
+        return self.fds
+
+    def close(self) -> None:
+        self._socket.close()
+        for fd in self.fds.values():
+            os.close(fd)
+
+
+@pytest.fixture
+def fd_store(tmp_path: Path) -> Iterator[FdStore]:
+    store = FdStore(tmp_path / "notify")
+    yield store
+    store.close()
+
+
+def test_a_ring_outlives_daemon_and_vm_process(daemon: Daemon, fd_store: FdStore) -> None:
+    """journald does not read, so the marks are in the ring when both die."""
+
+    @story
+    async def told(daemon: Daemon, client: Client) -> None:
+        daemon.environment["NOTIFY_SOCKET"] = str(fd_store.path)
+        await restarted(daemon, client)
+        daemon.journal.stop()
+        code = firmware(daemon, burst(3000) + FOREVER)
+        path = await client.start_vm("kept", firmware=code, log_file=Variant("s", "kept.log"))
+        await client.wait_for(lambda: len(client.events(path)) == 3000)
+        await client.wait_for(lambda: "ring-kept" in fd_store.look())
+
+        daemon.stop(signal.SIGKILL)
+        kill_vm_process(daemon, "kept")
+        fd = fd_store.fds["ring-kept"]
+        script = f'exec 3<>/proc/self/fd/{fd}; export LISTEN_PID=$$; exec "$@"'
+        daemon.environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "ring-kept"}
+        daemon.wrapper, daemon.pass_fds = ["sh", "-c", script, "sh"], [fd]
+        daemon.start()
+        daemon.journal.go()
+
+        await entries(daemon, client, MessageId.VM_FAILED)
+        assert sorted(set(sequence(daemon))) == list(range(1, 3001))
+        lines = (daemon.log_dir / "kept.log").read_text().splitlines()
+        assert len(lines) == len(set(lines)) == 3000
+        assert not daemon.journal.entries(MESSAGE_ID=MessageId.RING_LOST.value)
+        events = await client.call(path, VM, "GetEvents", "tu", 2990, 100)
+        assert [event[0] for event in events] == list(range(2991, 3001))
+        assert await client.get(path, "Result") == "process-died"
+        assert await client.get(path, "BootCount") == 1
+        await client.call(path, VM, "Remove")
+        await client.wait_for(lambda: "ring-kept" not in fd_store.look())
+
+    told(daemon)
