@@ -225,7 +225,7 @@ class VcpuFd(_Fd):
         self._c.wake_sinks, self._c.wake_signals = wake_sinks, wake_signals
 
     def claim(self) -> None:
-        """Say that the calling thread runs this vCPU; before any kick."""
+        """Say that the calling thread runs this vCPU, and name it so; before any kick."""
         lib.chd_vcpu_claim(self._c)
 
     def confine(self) -> None:
@@ -237,8 +237,8 @@ class VcpuFd(_Fd):
         return check(lib.chd_vcpu_run(self._c), "KVM_RUN")
 
     def kick(self) -> None:
-        """Make `run` return KICKED, at once or when it is next called."""
-        check(lib.chd_vcpu_kick(self._c), "pthread_kill")
+        """Make `run` return KICKED, at once or when it is next called; nothing where it ended."""
+        check(lib.chd_vcpu_kick(self._c), "tgkill")
 
     def give_up(self) -> None:
         """After the last `run`: an event that waited on a full ring is counted as dropped."""

@@ -9,8 +9,10 @@
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "filter.h"
 #include "ring.h"
@@ -57,7 +59,7 @@ struct chd_vcpu {
         struct chd_ring *ring;
         int wake_sinks;   /* eventfd of the journal and log file sinks */
         int wake_signals; /* eventfd of the daemon */
-        pthread_t thread;
+        pid_t thread;
         struct chd_exit exit;
         /* A write to the debug port that a full ring holds up. */
         uint32_t n_writes;
@@ -126,7 +128,11 @@ static int chd_signals_init(void)
 
 static void chd_vcpu_claim(struct chd_vcpu *vcpu)
 {
-        vcpu->thread = pthread_self();
+        char name[16];
+
+        vcpu->thread = gettid();
+        snprintf(name, sizeof(name), "vcpu%d", vcpu->index);
+        pthread_setname_np(pthread_self(), name);
 }
 
 /* Leave the calling thread no system call that a vCPU does not need. Returns 0 or -errno. */
@@ -139,7 +145,8 @@ static int chd_vcpu_confine(struct chd_vcpu *vcpu)
 static int chd_vcpu_kick(struct chd_vcpu *vcpu)
 {
         __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-        return -pthread_kill(vcpu->thread, SIGRTMIN);
+        /* By number: the thread may have just ended, and pthread_kill(3) must not be told of it. */
+        return tgkill(getpid(), vcpu->thread, SIGRTMIN) < 0 && errno != ESRCH ? -errno : 0;
 }
 
 static uint8_t *io_data(struct kvm_run *run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chdebugd.dbus_library import Variant
+from chdebugd.trace.journal import MessageId
 from tests.dbus.conftest import VM, Client, Daemon, ErrorReply, file_with, story, vm_pids
 from tests.guests import SLEEP, mark, rom
 
@@ -159,3 +161,46 @@ async def test_a_guest_that_ignores_its_power_button_is_switched_off(
 
     await client.wait_state(path, "stopped")
     assert await client.get(path, "Result") == "stopped"
+
+
+RESETS_ITSELF = (
+    mark(0x60)
+    + (
+        b"\xba\x00\x06"  # mov $0x600, %dx
+        b"\xb0\x01"  # mov $1, %al
+        b"\xee"  # out %al, %dx
+        b"\xf4"  # hlt
+    )
+)
+
+
+def states_signalled(client: Client, path: str) -> list[str]:
+    changes = [m.body[1] for m in client.signals if m.path == path and m.body[0] == VM]
+    return [change["State"].value for change in changes if "State" in change]
+
+
+@story
+async def test_each_step_of_a_life_is_told_once(daemon: Daemon, client: Client) -> None:
+    guest = file_with(daemon.runtime_dir.parent, rom(RESETS_ITSELF))
+    path = await client.start_vm("fw0", firmware=Variant("s", str(guest)))
+    await client.wait_for(lambda: len(client.events(path)) >= 3)
+    await client.call(path, VM, "Kill")
+    await client.wait_state(path, "stopped")
+    journal = daemon.journal
+    await client.wait_for(lambda: bool(journal.entries(STATE="stopped")))
+    await client.wait_for(lambda: states_signalled(client, path)[-1:] == ["stopped"])
+
+    told = [entry["STATE"] for entry in journal.entries(MESSAGE_ID=MessageId.VM_STATE.value)]
+    boots = journal.entries(MESSAGE_ID=MessageId.VM_STARTED.value)
+    marks = journal.entries(MESSAGE_ID=MessageId.EVENT.value)
+
+    assert told[:4] == ["starting", "running", "starting", "running"]
+    assert told[-1] == "stopped"
+    assert all(one != other for one, other in itertools.pairwise(told))
+    signalled = states_signalled(client, path)
+    assert signalled == told[-len(signalled) :]
+    assert len({boot["VM_BOOT"] for boot in boots}) == len(boots) >= 3
+    starts = [int(boot["START_NSEC"]) for boot in boots]
+    assert starts == sorted(set(starts))
+    assert {entry["SEQ"] for entry in marks} == {"1"}
+    assert len({entry["VM_BOOT"] for entry in marks}) == len(marks)

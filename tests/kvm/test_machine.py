@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -248,3 +250,39 @@ def test_a_pvh_guest_finds_the_acpi_tables(run: RunGuest) -> None:
     image = image_of(pvh_elf(code + SHUTDOWN_32), "kernel")
 
     assert run(image, boot=BootSource(kernel=image)).codes == [ord("R")]
+
+
+def test_threads_are_named_after_what_they_serve(build: Build) -> None:
+    machine, _ = build(FOREVER, cpus=2, rng=True)
+    machine.start()
+
+    tasks = Path("/proc/self/task")
+    names = [(task / "comm").read_text().strip() for task in tasks.iterdir()]
+    assert {"vcpu0", "vcpu1", "rng"} <= set(names)
+
+
+def test_a_thread_that_has_gone_home_can_be_kicked(build: Build) -> None:
+    machine, ended = build(SHUTDOWN)
+    machine.start()
+    assert ended.wait(60)
+    vcpu = machine.vcpus[0]
+    vcpu.thread.join()
+
+    vcpu.fd.kick()
+
+
+def test_a_pause_takes_no_time_of_the_guests_clock(build: Build, ring: Ring) -> None:
+    machine, _ = build(mark(1) + FOREVER)
+    machine.start()
+    while not ring.head:
+        pass
+    machine.pause()
+    paused_at = machine.vm.clock().clock
+    deadline = time.monotonic_ns() + 300_000_000
+    while time.monotonic_ns() < deadline:
+        pass
+
+    before = time.monotonic_ns()
+    machine.resume()
+    passed = machine.vm.clock().clock - paused_at
+    assert 0 <= passed <= time.monotonic_ns() - before + 100_000_000
