@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,17 @@ class Ctl:
         ours = [sys.executable, "-m", "chdebugd.ctl"]
         return [*ours, "--bus", self.address, "-D", str(self.journald.directory), *words]
 
-    def popen(self, *words: str, **more: Any) -> subprocess.Popen[str]:
-        """Start it, with pipes for all that is not given otherwise."""
+    @contextmanager
+    def popen(self, *words: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
+        """Start it, with pipes for all that is not given otherwise; it is ended in any case."""
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen(
+        with subprocess.Popen(
             self.command(*words), text=True, cwd=self.directory, env=environment(), **pipes | more
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def run(self, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run it to its end, which must have this exit status."""

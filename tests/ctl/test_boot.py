@@ -194,9 +194,9 @@ def test_a_wrong_argument_is_told_in_a_sentence(
 ) -> None:
     ctl = Ctl(bus_address, Journald(Path(), Path()), Path())
 
-    done = ctl.popen("boot", *words)
+    with ctl.popen("boot", *words) as done:
+        _, errors = done.communicate(timeout=30)
 
-    _, errors = done.communicate(timeout=30)
     assert done.returncode in (1, 2)
     assert errors.startswith("chdebugctl: ")
     assert sentence in errors

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,10 +84,16 @@ def script(directory: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-def elsewhere(ctl: Ctl, *command: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def elsewhere(ctl: Ctl, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a mount namespace of its own; it is ended in any case."""
     bus = ctl.address.removeprefix("unix:path=")
     unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", OTHER_MACHINE, bus]
-    return subprocess.Popen([*unshare, *command])
+    with subprocess.Popen([*unshare, *command]) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 @pytest.fixture
@@ -101,10 +108,9 @@ def over_ssh(ctl: Ctl, tmp_path: Path) -> Iterator[Remote]:
     (directory / "sshd").write_text(SSHD.format(port=port, directory=directory))
     (directory / "config").write_text(SSH.format(port=port, directory=directory))
     script(directory, "ssh", f'exec /usr/bin/ssh -F {directory}/config "$@"')
-    with elsewhere(ctl, "/usr/sbin/sshd", "-D", "-f", str(directory / "sshd")) as sshd:
+    with elsewhere(ctl, "/usr/sbin/sshd", "-D", "-f", str(directory / "sshd")):
         wait_for(lambda: _listens(port))
         yield Remote(ctl, ["-H", "there", "-D", str(ctl.journald.directory)], directory)
-        sshd.terminate()
 
 
 def _listens(port: int) -> bool:
@@ -159,7 +165,6 @@ def test_verbs_work_in_a_container(ctl: Ctl, tmp_path: Path) -> None:
 
         assert "0x42" in shown
         assert "Boot of 'b' took" in box.run("time", "b")
-        leader.terminate()
 
 
 def test_a_container_that_is_not_there_is_told(ctl: Ctl, tmp_path: Path) -> None:
