@@ -123,6 +123,10 @@ class _Parser:
             raise self.error(key, f"is '{value}'; it must be one of {', '.join(choices)}")
         return value
 
+    def is_descriptor(self, key: str) -> bool:
+        """Whether `key` is given, and as an open file."""
+        return key in self._left and self._left[key].signature == "h"
+
     def file(self, key: str, role: FileRole) -> FileOption | None:
         """A path or a descriptor."""
         if key not in self._left:
@@ -221,7 +225,11 @@ def _code_map(parser: _Parser) -> str:
 
 
 def _text_port(parser: _Parser, key: str, files: list[FileOption]) -> str:
-    """The mode; `file:PATH` adds a file and becomes `file`."""
+    """The mode; `file:PATH` and a descriptor add a file and become `file`."""
+    if parser.is_descriptor(key):
+        option = parser.file(key, FileRole(key, "descriptor", False))
+        files.extend([option] if option else [])
+        return "file"
     mode = str(parser.take(key, "s", "off"))
     if mode.startswith("file:") and len(mode) > len("file:"):
         path = mode.removeprefix("file:")

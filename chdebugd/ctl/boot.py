@@ -13,7 +13,7 @@ from chdebugd.ctl.awaited import DEFAULT, awaited_codes, load_map
 from chdebugd.ctl.boot_options import StartOptions, add_vm_options
 from chdebugd.ctl.boot_watch import BootWatch, End
 from chdebugd.ctl.bus_client import MANAGER, BusClient, connected
-from chdebugd.ctl.console import attach
+from chdebugd.ctl.console import attach, open_terminal
 from chdebugd.ctl.errors import CtlError, ExitStatus, UsageError
 from chdebugd.ctl.mark_printer import MarkPrinter
 from chdebugd.object_path import MANAGER_PATH
@@ -73,10 +73,15 @@ async def _boot(given: argparse.Namespace, awaited: frozenset[int]) -> int:
             return ExitStatus.OK
         printer = MarkPrinter(output_of(given), to_stderr=start.attached is not None)
         watch = BootWatch(client, path, name, awaited, printer, verbose=bool(given.verbose))
-        with watch.signals_stop():
-            end = await _watch(client, watch, start.attached, given.timeout)
-        if not given.keep:
-            await _clean_up(client, path, end)
+        try:
+            with watch.signals_stop():
+                end = await _watch(client, watch, start.attached, given.timeout)
+        except CtlError:
+            if not given.keep:
+                await client.control(path, "Remove")
+            raise
+        if not given.keep and end != End.AWAITED:
+            await client.control(path, "Remove")
         return _finish(end, watch, given)
 
 
@@ -84,9 +89,10 @@ async def _watch(client: BusClient, watch: BootWatch, port: str | None, limit: f
     """Watch the guest, with one of its ports on this terminal."""
     console = None
     if port:
-        terminals = (await client.vm_properties(watch.path))["Terminals"]
-        console = asyncio.create_task(attach(terminals[port]))
-        console.add_done_callback(lambda _: watch.stop())
+        terminal = open_terminal((await client.vm_properties(watch.path))["Terminals"][port])
+        console = asyncio.create_task(attach(terminal))
+        console.add_done_callback(lambda task: _stop_if_detached(task, watch))
+        await asyncio.sleep(0)  # it is attached before the first mark is shown
     try:
         async with asyncio.timeout(limit):
             return await watch.run()
@@ -98,9 +104,10 @@ async def _watch(client: BusClient, watch: BootWatch, port: str | None, limit: f
             await asyncio.gather(console, return_exceptions=True)
 
 
-async def _clean_up(client: BusClient, path: str, end: End) -> None:
-    if end != End.AWAITED:
-        await client.control(path, "Remove")
+def _stop_if_detached(console: asyncio.Task[bool], watch: BootWatch) -> None:
+    """^] takes the place of Ctrl-C, which goes to the guest."""
+    if not console.cancelled() and console.result():
+        watch.stop()
 
 
 def _finish(end: End, watch: BootWatch, given: argparse.Namespace) -> ExitStatus:

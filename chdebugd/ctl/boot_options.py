@@ -27,7 +27,7 @@ SIZE = re.compile(r"([0-9]+)([KMGT]?)")
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
 TEXT_PORTS = ("serial", "debug-console", "firmware-debug")
-TEXT_HELP = "off, null, journal, pty, tty (this terminal) or file=PATH"
+TEXT_HELP = "off, null, journal, pty, socket, tty (this terminal) or file=PATH"
 
 
 def add_vm_options(parser: argparse.ArgumentParser) -> None:
@@ -144,7 +144,7 @@ class StartOptions:
             if self.attached:
                 raise UsageError(f"--{self.attached} has this terminal; give --{port} another mode")
             self.attached, mode = port, "pty"
-        if mode not in ("journal", "pty"):
+        if mode not in ("journal", "pty", "socket"):
             raise UsageError(f"--{port} is '{mode}'; it must be {TEXT_HELP}")
         self.options[port] = Variant("s", mode)
 

@@ -6,6 +6,8 @@ import argparse
 import asyncio
 import contextlib
 import os
+import socket
+import stat
 import sys
 import termios
 import time
@@ -45,8 +47,9 @@ async def _attach_to(given: argparse.Namespace) -> int:
     async with connected(place) as client:
         properties = await client.vm_properties(await client.find(given.vm))
         path = _terminal(given.vm, given.port, properties["Terminals"])
-        print(f"Attached to {path}; ^] three times within a second detaches", file=sys.stderr)
-        await attach(path)
+        await attach(
+            open_terminal(path), f"Attached to {path}; ^] three times within a second detaches"
+        )
     print("\nDetached", file=sys.stderr)
     return 0
 
@@ -77,47 +80,85 @@ class EscapeWatch:
         return False
 
 
-async def attach(path: str) -> None:
-    """Copy both ways until the escape, or the end of either side; raises CtlError."""
+def open_terminal(path: str) -> int:
+    """A descriptor of a pty, or of a connection to a socket; raises CtlError."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            with socket.socket(socket.AF_UNIX) as terminal:
+                terminal.connect(path)
+                terminal.setblocking(False)
+                return terminal.detach()
+        return os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise CtlError(
             f"Cannot open terminal {path}: {error.strerror}; ask as root, or see whether the VM "
             "still runs"
         ) from None
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-    escape = EscapeWatch()
 
-    def from_guest() -> None:
-        data = _read(fd)
+
+async def attach(fd: int, greeting: str = "") -> bool:
+    """Copy both ways until the escape, or the end of the terminal; closes the descriptor.
+
+    True where the user ended it. What comes from a file or a pipe may end before.
+    """
+    with _raw(sys.stdin.fileno()):
+        copy = _Copy(fd)
+        if greeting:
+            print(greeting, end="\r\n", file=sys.stderr, flush=True)
+        try:
+            return await copy.ended
+        finally:
+            copy.close()
+
+
+class _Copy:
+    """Copies between this terminal and a guest's; `ended` becomes True where the user ended it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        self._escape = EscapeWatch()
+        self.ended: asyncio.Future[bool] = self._loop.create_future()
+        self._loop.add_reader(fd, self._from_guest)
+        with contextlib.suppress(PermissionError):  # epoll refuses plain files and /dev/null
+            self._loop.add_reader(sys.stdin.fileno(), self._from_user)
+
+    def _from_guest(self) -> None:
+        data = _read(self._fd)
+        if data is None:
+            return
         if not data:
-            done.set()
+            self._end(by_user=False)
         os.write(sys.stdout.fileno(), data)
 
-    def from_user() -> None:
+    def _from_user(self) -> None:
         data = _read(sys.stdin.fileno())
-        if not data or escape.takes(data, time.monotonic()):
-            done.set()
+        if data is None:
+            return
+        if not data:
+            self._loop.remove_reader(sys.stdin.fileno())
+        if self._escape.takes(data, time.monotonic()) or (not data and sys.stdin.isatty()):
+            self._end(by_user=True)
         with contextlib.suppress(OSError):  # a guest that reads nothing loses what is typed
-            os.write(fd, data)
+            os.write(self._fd, data)
 
-    with _raw(sys.stdin.fileno()):
-        loop.add_reader(fd, from_guest)
-        loop.add_reader(sys.stdin.fileno(), from_user)
-        try:
-            await done.wait()
-        finally:
-            loop.remove_reader(fd)
-            loop.remove_reader(sys.stdin.fileno())
-            os.close(fd)
+    def _end(self, *, by_user: bool) -> None:
+        if not self.ended.done():
+            self.ended.set_result(by_user)
+
+    def close(self) -> None:
+        """Leave both terminals alone."""
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_reader(sys.stdin.fileno())
+        os.close(self._fd)
 
 
-def _read(fd: int) -> bytes:
+def _read(fd: int) -> bytes | None:
+    """What there is: nothing at the end, None where there is nothing yet."""
     try:
         return os.read(fd, CHUNK)
     except BlockingIOError:
-        return b""
+        return None
     except OSError:  # the other side hung up
         return b""
 
@@ -129,7 +170,7 @@ def _raw(fd: int) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(fd)
-    tty.setraw(fd)
+    tty.setraw(fd, termios.TCSADRAIN)  # what was typed already counts
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -63,6 +64,7 @@ class MarkPrinter:
             print(sentence, file=self._file, flush=True)
 
     def _coloured(self, text: str, component: str) -> str:
-        if not self._file.isatty() or component not in STYLES:
+        plain = not self._file.isatty() or os.environ.get("NO_COLOR")
+        if plain or component not in STYLES:
             return text
         return f"\x1b[{ANSI[STYLES[component]]}m{text}\x1b[0m"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import pty
 import re
-import select
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from chdebugd.ctl.__main__ import FILES
 from chdebugd.ctl.arguments import build_parser
+from tests.ctl.terminal import on_terminal
 from tests.dbus.conftest import ROOT, TIMEOUT
 
 COMPLETIONS = ROOT / "packaging" / "completions"
@@ -117,53 +115,17 @@ def test_zsh_knows_every_verb_and_option() -> None:
     ],
 )
 def test_zsh_completes(line: str, completed: str, tmp_path: Path) -> None:
-    with Zsh(tmp_path) as terminal:
-        terminal.say(line + "\t")
-
-        terminal.wait_for(completed)
-
-
-class Terminal:
-    """A shell on a terminal of its own."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.seen = ""
-
-    def say(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + TIMEOUT
-        while text not in self.seen:
-            assert time.monotonic() < deadline, repr(self.seen)
-            if select.select([self.fd], [], [], 0.1)[0]:
-                self.seen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(self.fd, 4096).decode())
-
-
-class Zsh:
-    """zsh -f with the completion loaded."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-
-    def __enter__(self) -> Terminal:
-        self._pid, fd = pty.fork()
-        if self._pid == 0:
-            os.environ |= {"HOME": str(self._home), "TERM": "dumb", "PS1": "> "}
-            os.execvp("zsh", ["zsh", "-f", "-i"])
-        self._terminal = Terminal(fd)
-        self._terminal.say(
+    environment = os.environ | {"HOME": str(tmp_path), "TERM": "dumb", "PS1": "> "}
+    with on_terminal(["zsh", "-f", "-i"], environment) as terminal:
+        terminal.say(
             f"unsetopt zle_bracketed_paste; fpath=({COMPLETIONS} $fpath); "
             "autoload -U compinit; compinit -u -D; print re''ady\n"
         )
-        self._terminal.wait_for("ready")
-        return self._terminal
+        terminal.wait_for("ready")
 
-    def __exit__(self, *_: object) -> None:
-        os.kill(self._pid, 9)
-        os.waitpid(self._pid, 0)
-        os.close(self._terminal.fd)
+        terminal.say(line + "\t")
+
+        terminal.wait_for(completed)
 
 
 def test_the_scripts_have_no_faults() -> None:
