@@ -176,9 +176,11 @@ struct chd_exit {
         uint32_t count;
         int is_write;
         uint8_t *data;
+        uint64_t value;
         uint64_t detail;
         uint32_t n_bytes;
         uint8_t bytes[...];
+        ...;
 };
 
 struct chd_vcpu {

@@ -148,6 +148,12 @@ class Vcpu:
         return None
 
     def _access(self, bus: Bus, address: int, size: int, count: int, is_write: int) -> None:
+        if count == 1:
+            if is_write:
+                bus.write(address, size, self.fd.exit.value)
+            else:
+                self.fd.exit.value = bus.read(address, size)
+            return
         for at in range(count):
             data = self.fd.data(at * size, size)
             if is_write:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 
 from chdebugd.vmm.devices import Wire
 from chdebugd.vmm.devices.text_port import Output
@@ -25,28 +25,12 @@ class Register(IntEnum):
     SCR = 7
 
 
-class Ier(IntFlag):
-    """Which interrupts are wanted."""
+LSR = int(Register.LSR)
 
-    RECEIVED = 1
-    SENT = 2
-
-
-class Iir(IntEnum):
-    """Which interrupt is pending, without the FIFO bits."""
-
-    NONE = 1
-    SENT = 2
-    RECEIVED = 4
-
-
-class Lsr(IntFlag):
-    """Line status."""
-
-    DATA_READY = 0x01
-    SENDER_EMPTY = 0x60
-
-
+# Bits are plain numbers: arithmetic on flags costs a microsecond each, and a console polls these.
+IER_RECEIVED, IER_SENT = 1, 2
+IIR_NONE, IIR_SENT, IIR_RECEIVED = 1, 2, 4  # without the FIFO bits
+LSR_DATA_READY, LSR_SENDER_EMPTY = 0x01, 0x60
 FIFOS_ON = 0xC0
 DLAB = 0x80
 LOOPBACK = 0x10
@@ -76,6 +60,8 @@ class Serial:
 
     def read(self, offset: int, size: int) -> int:
         """One register."""
+        if offset == LSR:
+            return LSR_SENDER_EMPTY | (LSR_DATA_READY if self._input else 0)
         with self._lock:
             value = self._read(offset)
             self._update()
@@ -97,15 +83,13 @@ class Serial:
                 return self._divisor >> 8 if self._lcr & DLAB else self._ier
             case Register.IIR_FCR:
                 pending = self._pending()
-                if pending == Iir.SENT:
+                if pending == IIR_SENT:
                     self._sent_pending = False
                 return pending | (FIFOS_ON if self._fifo else 0)
             case Register.LCR:
                 return self._lcr
             case Register.MCR:
                 return self._mcr
-            case Register.LSR:
-                return Lsr.SENDER_EMPTY | (Lsr.DATA_READY if self._input else 0)
             case Register.MSR:
                 return self._modem_status()
             case _:
@@ -120,7 +104,7 @@ class Serial:
             case Register.IER if self._lcr & DLAB:
                 self._divisor = self._divisor & 0xFF | value << 8
             case Register.IER:
-                newly_wanted = value & ~self._ier & Ier.SENT
+                newly_wanted = value & ~self._ier & IER_SENT
                 self._sent_pending = self._sent_pending or bool(newly_wanted)
                 self._ier = value & 0x0F
             case Register.IIR_FCR:
@@ -149,12 +133,12 @@ class Serial:
         mcr = self._mcr
         return (mcr & 1) << 5 | (mcr & 2) << 3 | (mcr & 4) << 4 | (mcr & 8) << 4
 
-    def _pending(self) -> Iir:
-        if self._ier & Ier.RECEIVED and self._input:
-            return Iir.RECEIVED
-        if self._ier & Ier.SENT and self._sent_pending:
-            return Iir.SENT
-        return Iir.NONE
+    def _pending(self) -> int:
+        if self._ier & IER_RECEIVED and self._input:
+            return IIR_RECEIVED
+        if self._ier & IER_SENT and self._sent_pending:
+            return IIR_SENT
+        return IIR_NONE
 
     def _update(self) -> None:
-        self._irq(self._pending() != Iir.NONE)
+        self._irq(self._pending() != IIR_NONE)
