@@ -8,6 +8,7 @@ VM process -> daemon   {"hello": {...status}, "keep": {...}}  the ring, the even
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -19,7 +20,9 @@ from typing import Any, NamedTuple, Self
 from chdebugd.errors import ChdebugdError, error_by_name
 from chdebugd.state import State
 
-MESSAGE_LIMIT = 192 * 1024  # bytes; a command line of 64 KiB in JSON fits
+INLINE_LIMIT = 32 * 1024  # bytes; what is longer goes in a memfd
+MESSAGE_LIMIT = 4 * 1024 * 1024  # bytes; a command line of 64 KiB is six times as long in JSON
+IN_MEMFD = b"@"  # instead of the message, which is in the first descriptor
 FDS_LIMIT = 64
 SOCKET_DIR = "vm"
 LAST_WORDS = ".last"
@@ -35,7 +38,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MESSAGE_LIMIT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * INLINE_LIMIT)
 
     def fileno(self) -> int:
         """To wait for messages."""
@@ -51,7 +54,15 @@ class Channel:
     def send(self, message: Message, fds: list[int] | None = None) -> None:
         """Send one message; raises OSError where the other end is gone or does not read."""
         data = json.dumps(message).encode()
-        socket.send_fds(self._socket, [data], fds or [])
+        if len(data) <= INLINE_LIMIT:
+            socket.send_fds(self._socket, [data], fds or [])
+            return
+        memfd = os.memfd_create("chdebugd-message", os.MFD_CLOEXEC)
+        try:
+            os.pwrite(memfd, data, 0)
+            socket.send_fds(self._socket, [IN_MEMFD], [memfd, *(fds or [])])
+        finally:
+            os.close(memfd)
 
     def receive(self) -> tuple[Message, list[int]] | None:
         """One message and its descriptors, now the caller's; None at the end.
@@ -59,7 +70,7 @@ class Channel:
         Raises BlockingIOError where nothing is there.
         """
         try:
-            data, fds, flags, _ = socket.recv_fds(self._socket, MESSAGE_LIMIT, FDS_LIMIT)
+            data, fds, flags, _ = socket.recv_fds(self._socket, 2 * INLINE_LIMIT, FDS_LIMIT)
         except ConnectionError:
             return None
         if not data:
@@ -67,8 +78,8 @@ class Channel:
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise ValueError("truncated")
-            message = json.loads(data)
-        except ValueError:
+            message = json.loads(_from_memfd(fds) if data == IN_MEMFD else data)
+        except (ValueError, OSError, RecursionError):
             close_all(fds)
             return None
         for fd in fds:
@@ -78,6 +89,18 @@ class Channel:
     def close(self) -> None:
         """Close this end; twice is fine."""
         self._socket.close()
+
+
+def _from_memfd(fds: list[int]) -> bytes:
+    """The message in the first descriptor, which is closed; raises ValueError or OSError."""
+    if not fds:
+        raise ValueError("no descriptor")
+    memfd = fds.pop(0)
+    try:
+        fcntl.fcntl(memfd, fcntl.F_GET_SEALS)  # fails for all else, which might make us wait
+        return os.pread(memfd, MESSAGE_LIMIT, 0)
+    finally:
+        os.close(memfd)
 
 
 def close_all(fds: list[int]) -> None:
@@ -170,7 +193,7 @@ class Status(NamedTuple):
             raise ValueError("A status must be an object")
         status = cls(**{name: message[name] for name in cls._fields if name in message})
         State(status.state)
-        if type(status.exit_cost_nsec) is not int or not isinstance(status.terminals, dict):
+        if type(status.exit_cost_nsec) is not int or not isinstance(status.terminals, Mapping):
             raise ValueError("A status has a figure and a table")
         texts = [status.result, status.sentence, *status.terminals, *status.terminals.values()]
         if not all(isinstance(text, str) for text in texts):

@@ -319,6 +319,22 @@ def test_a_descriptor_that_did_not_come(shared_daemon: Daemon, options: Options)
     told(shared_daemon)
 
 
+@pytest.mark.parametrize("letter", ["x", "ä", "\x01"])
+def test_the_longest_command_line_is_not_bad(
+    shared_daemon: Daemon, files: Path, letter: str
+) -> None:
+    @story
+    async def told(daemon: Daemon, client: Client) -> None:
+        cmdline = letter * (65535 // len(letter.encode()))
+        options = {"firmware": S(str(files / "good")), "cmdline": S(cmdline)}
+        path = await client.call(*MANAGER, "StartVM", "sa{sv}", "long", options)
+        await client.wait_state(path, "stopped")
+        await client.call(path, "org.chdebugd1.VM", "Remove")
+        await nothing_is_left(daemon, client)
+
+    told(shared_daemon)
+
+
 def test_both_kernel_and_firmware(shared_daemon: Daemon, files: Path) -> None:
     @story
     async def told(daemon: Daemon, client: Client) -> None:

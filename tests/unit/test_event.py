@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chdebugd.trace.event import COMPONENT_OF, Event, message, seconds
 
@@ -42,3 +46,18 @@ def test_a_message_reads_as_cloud_hypervisor_writes_it() -> None:
     event = Event(1, 19_004_000, 1, 1, 0, 0x00)
 
     assert message(event) == "[Debug I/O port: Firmware code 0x0] 0.019004 seconds"
+
+
+@given(st.integers(0, 1 << 64))
+def test_seconds_are_the_figure_rounded_down_to_microseconds(nsec: int) -> None:
+    text = seconds(nsec)
+
+    assert len(text.split(".")[1]) == 6
+    assert 0 <= Fraction(nsec, 10**9) - Fraction(text) < Fraction(1, 10**6)
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40))
+def test_later_events_never_read_earlier(first: int, second: int) -> None:
+    earlier, later = sorted((first, second))
+
+    assert Fraction(seconds(earlier)) <= Fraction(seconds(later))
