@@ -17,6 +17,7 @@ from chdebugd.vmm.machine import Machine
 from chdebugd.vmm.virtio.block import Disk
 from tests.guests import SHUTDOWN
 from tests.virtio_driver import (
+    AVAIL,
     BUFFERS,
     F_EVENT_IDX,
     F_INDIRECT,
@@ -25,6 +26,7 @@ from tests.virtio_driver import (
     INDIRECT,
     NEXT,
     RINGS,
+    USED,
     WRITE,
     BlockDriver,
 )
@@ -363,3 +365,25 @@ def test_no_chain_does_more_than_stop_the_device(
     driver.start()
     driver.block(FLUSH)
     assert driver.status == 0xF
+
+
+def test_small_firmware_reads_sector_by_sector_and_leaves_a_clean_device(
+    driver: BlockDriver,
+) -> None:
+    """By whole 64-bit registers, 32-bit notifications, polling, and a flush with data in it."""
+    driver.reset()
+    driver.negotiate(F_VERSION_1)
+    driver.set_up_queue(0, 16)
+    for register, place in ((0x20, RINGS), (0x28, RINGS + AVAIL), (0x30, RINGS + USED)):
+        driver.set_common(register, 8, place)
+    driver.machine.memory.write(RINGS, bytes(0x10000))
+    driver.set_common(0x14, 1, 0xF)
+    notify = driver.capabilities[2].offset + 4 * driver.common(0x1E, 2)
+    driver.notify = lambda index=0: driver.write(notify, 4, index)  # type: ignore[method-assign]
+
+    assert driver.block(IN, 9, room=512) == (OK, sector_of(9))
+    assert driver.block(FLUSH, data=bytes(512)) == (OK, b"")
+    driver.reset()
+
+    driver.start(F_VERSION_1 | F_INDIRECT | F_EVENT_IDX, size=256)
+    assert driver.block(IN, 10, room=512) == (OK, sector_of(10))

@@ -16,7 +16,7 @@ from tests.smp import FIRST_CODE, smp_kernel
 pytestmark = pytest.mark.kvm
 
 
-@pytest.mark.parametrize("n_cpus", [1, 2, 4, 16])
+@pytest.mark.parametrize("n_cpus", [1, 2, 4, 16, 64, 128])
 def test_each_vcpu_makes_its_own_mark(run: Callable[..., Run], n_cpus: int) -> None:
     image = image_of(smp_kernel(n_cpus), "kernel")
 
