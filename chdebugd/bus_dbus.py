@@ -190,6 +190,11 @@ class Bus(MessageBus):
             self._disconnect_future.set_result(None)
         super()._finalize(err)
 
+    def close(self) -> None:
+        """Close the descriptors of a connection that is over."""
+        self._stream.close()
+        self._sock.close()
+
     async def request(self, message: Message, *, within: float | None = None) -> list[Any]:
         """Call a method and return its results; raises CallError.
 

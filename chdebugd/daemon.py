@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chdebugd import log as log_setup
-from chdebugd.bus_dbus import Bus
+from chdebugd.bus_dbus import Bus, CallError
 from chdebugd.control import SOCKET_DIR
 from chdebugd.dbus_library import NameFlag, RequestNameReply
 from chdebugd.files import FileOpener
 from chdebugd.launcher import ChildLauncher, Launcher
-from chdebugd.limits import CONFIG, load_limits
+from chdebugd.limits import CONFIG, Limits, load_limits
 from chdebugd.logcontrol_dbus import LOG_CONTROL_PATH, LogControlFace
 from chdebugd.manager import Manager
 from chdebugd.manager_dbus import BusWatcher, ManagerFace
@@ -27,6 +27,7 @@ from chdebugd.systemd_notify import notify, watchdog_usec
 
 log = logging.getLogger(__name__)
 BUS_NAME = "org.chdebugd1"
+RECONNECT = 1.0  # seconds between two looks for a bus that is gone
 FLUSH_TIMEOUT = 1.0  # seconds that a bus which lags may take for the last signals
 
 
@@ -47,17 +48,46 @@ class StartupError(Exception):
 
 
 async def run(settings: Settings) -> int:
-    """Serve until SIGTERM, or until the bus is gone (exit status 1: systemd starts us anew)."""
+    """Serve until SIGTERM. VM processes live on either way.
+
+    Where the bus hangs up, systemd starts us anew (exit status 1); without systemd we wait for the
+    bus to come back.
+    """
     log_setup.set_up(settings.journal)
     limits = load_limits(settings.config)
     (settings.runtime_dir / SOCKET_DIR).mkdir(parents=True, exist_ok=True, mode=0o700)
+    stop = _watch_stop()
+    children = ChildLauncher(settings.runtime_dir)
     bus = await _connect(settings.bus)
+    _ping_watchdog()
+    while True:
+        manager, watcher = await _open(bus, settings, limits, children)
+        if not await _hangs_up(bus, stop):
+            await _close(bus, watcher)
+            return 0
+        watcher.close()
+        bus.writer.give_up()
+        manager.close()
+        bus.close()
+        log.error("The bus hung up; VMs run on, and the next chdebugd finds them")
+        if _is_unit(settings):
+            return 1
+        bus = await _connect_again(settings.bus)
+
+
+async def _open(
+    bus: Bus, settings: Settings, limits: Limits, children: ChildLauncher
+) -> tuple[Manager, BusWatcher]:
+    """Put all in place on this bus, its name last."""
+    launcher: Launcher = children
+    if _is_unit(settings):
+        launcher = await _unit_launcher(bus)
     watcher = BusWatcher()
     manager = Manager(
         settings.runtime_dir,
         FileOpener(settings.log_dir),
         limits,
-        await _launcher(bus, settings),
+        launcher,
         watcher,
         journal=settings.journal,
     )
@@ -69,10 +99,9 @@ async def run(settings: Settings) -> int:
     await manager.adopt_all()
     await _own_name(bus)
     watcher.open()
-    stop = _watch_signals(manager)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, manager)
     notify(f"READY=1\nSTATUS={len(manager.vms)} VMs")
-    _ping_watchdog()
-    return await _serve(bus, watcher, stop)
+    return manager, watcher
 
 
 async def _connect(address: str | None) -> Bus:
@@ -85,13 +114,27 @@ async def _connect(address: str | None) -> Bus:
     return bus
 
 
-async def _launcher(bus: Bus, settings: Settings) -> Launcher:
-    """Units where systemd runs us on the system bus, children otherwise."""
-    if settings.bus is None and "INVOCATION_ID" in os.environ:
-        launcher = SystemdLauncher(bus)
+async def _connect_again(address: str | None) -> Bus:
+    """As soon as there is a bus again."""
+    while True:
+        try:
+            return await _connect(address)
+        except StartupError:
+            await asyncio.sleep(RECONNECT)
+
+
+def _is_unit(settings: Settings) -> bool:
+    """Whether systemd runs us, on the system bus: then VM processes are units, too."""
+    return settings.bus is None and "INVOCATION_ID" in os.environ
+
+
+async def _unit_launcher(bus: Bus) -> SystemdLauncher:
+    launcher = SystemdLauncher(bus)
+    try:
         await launcher.subscribe()
-        return launcher
-    return ChildLauncher(settings.runtime_dir)
+    except CallError as error:
+        raise StartupError(f"systemd does not answer on the bus: {error}; start it") from None
+    return launcher
 
 
 async def _own_name(bus: Bus) -> None:
@@ -101,11 +144,10 @@ async def _own_name(bus: Bus) -> None:
         raise StartupError(f"{BUS_NAME} is owned by another process; stop that chdebugd first")
 
 
-def _watch_signals(manager: Manager) -> asyncio.Event:
+def _watch_stop() -> asyncio.Event:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, manager)
     return stop
 
 
@@ -123,19 +165,21 @@ def _ping_watchdog() -> None:
         asyncio.get_running_loop().call_later(usec / 2e6, _ping_watchdog)
 
 
-async def _serve(bus: Bus, watcher: BusWatcher, stop: asyncio.Event) -> int:
-    """0 after a signal, 1 where the bus hung up. VM processes live on either way."""
+async def _hangs_up(bus: Bus, stop: asyncio.Event) -> bool:
+    """Wait for a signal (False), or for the end of the connection."""
     stopped = asyncio.create_task(stop.wait())
     gone = asyncio.ensure_future(bus.wait_for_disconnect())
-    await asyncio.wait([stopped, gone], return_when=asyncio.FIRST_COMPLETED)
-    if gone.done():
-        stopped.cancel()
-        log.error("The bus hung up; VMs run on, and the next chdebugd finds them")
-        return 1
+    done, waiting = await asyncio.wait([stopped, gone], return_when=asyncio.FIRST_COMPLETED)
+    for each in waiting - {gone}:
+        each.cancel()
+    return stopped not in done
+
+
+async def _close(bus: Bus, watcher: BusWatcher) -> None:
+    """Send what is due, as far as the bus takes it in time, and hang up."""
     notify("STOPPING=1")
     watcher.close()
     await bus.writer.flush(FLUSH_TIMEOUT)
     bus.writer.give_up()
     bus.disconnect()
-    await gone
-    return 0
+    await bus.wait_for_disconnect()

@@ -38,7 +38,7 @@ START_TIMEOUT = 60.0  # seconds from the request to the guest's first instructio
 DEATH_TIMEOUT = 10.0  # seconds for a process to die after SIGKILL
 END_TIMEOUT = 2.0  # seconds for a process to end by itself after a start that failed
 FORMER_TIMEOUT = 10.0  # seconds that a start waits for the VM's last process
-GREETING_TIMEOUT = 2.0  # seconds that the daemon's own start waits for VM processes
+GREETING_TIMEOUT = 1.0  # seconds that the daemon's own start waits for VM processes
 RECONNECT = 1.0  # seconds until a process that let nobody in is tried again
 STOP_MARGIN = 10.0  # seconds beyond the timeout of a stop
 FOREVER = 1 << 62  # microseconds; a longer timeout is none
@@ -315,6 +315,13 @@ class Manager:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Let go of all VMs; their processes live on, and a recovery that runs goes to its end."""
+        for vm in [*self.vms.values(), *self._leaving.values()]:
+            vm.close()
+        self.vms.clear()
+        self._leaving.clear()
 
     # After a restart of the daemon
 

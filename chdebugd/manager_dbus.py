@@ -109,6 +109,9 @@ class BusWatcher:
     def close(self) -> None:
         """Signal no more events."""
         self._is_open = False
+        for timer in self._due.values():
+            timer.cancel()
+        self._due.clear()
 
     def _room(self) -> None:
         """The bus takes signals again: first what changed meanwhile, then events."""

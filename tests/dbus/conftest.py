@@ -59,24 +59,45 @@ def shipped_policy(target: Path) -> Path:
 
 @dataclass
 class Broker:
-    """A dbus-daemon; `pid` is for SIGSTOP, SIGCONT and worse."""
+    """A dbus-daemon with the shipped policy; may be ended and started again."""
 
-    address: str
-    pid: int
+    directory: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"unix:path={self.directory / 'bus'}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        path, config = self.directory / "bus", self.directory / "bus.conf"
+        path.unlink(missing_ok=True)
+        policy = shipped_policy(self.directory / "org.chdebugd1.conf")
+        config.write_text(BUS_CONFIG.format(path=path, policy=policy))
+        command = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"]
+        command += ["--print-address=1"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            lines.readline()  # the address: it listens now
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
 
 
 @contextmanager
 def running_broker(directory: Path) -> Iterator[Broker]:
-    path, config = directory / "bus", directory / "bus.conf"
     directory.chmod(0o755)
-    policy = shipped_policy(directory / "org.chdebugd1.conf")
-    config.write_text(BUS_CONFIG.format(path=path, policy=policy))
-    command = ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile"]
-    with subprocess.Popen([*command, "--print-address=1"], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()  # the address: it listens now
-        yield Broker(f"unix:path={path}", process.pid)
-        process.kill()
+    broker = Broker(directory)
+    broker.start()
+    yield broker
+    broker.kill()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from chdebugd.trace.journal import MessageId
 from tests.dbus.conftest import (
     MANAGER,
     ROOT,
+    Broker,
     Client,
     Daemon,
     ErrorReply,
@@ -57,7 +58,7 @@ def sequence(daemon: Daemon) -> list[int]:
 async def test_marks_made_while_no_daemon_ran_are_signalled_late(
     daemon: Daemon, client: Client
 ) -> None:
-    count = 20_000
+    count = 5_000
     path = await client.start_vm("busy", firmware=firmware(daemon, burst(count) + SLEEP))
 
     daemon.stop(signal.SIGKILL)
@@ -153,7 +154,7 @@ async def test_a_daemon_starts_beside_a_stopped_vm_process(daemon: Daemon, clien
     await client.wait_for(lambda: len(client.events(path)) == 1)
     kill_vm_process(daemon, "hung", signal.SIGSTOP)
 
-    for _ in range(7):
+    for _ in range(6):
         await restarted(daemon, client)
         assert await client.get(path, "State") == "running"
     with pytest.raises(ErrorReply, match=r"Error\.(NotResponding|WrongState)"):
@@ -239,9 +240,9 @@ async def test_a_broken_record_costs_no_more_than_itself(daemon: Daemon, client:
     assert [vm[:2] for vm in vms] == [["good", "stopped"]]
 
 
-@pytest.mark.parametrize("moment", [0.02, 0.1, 0.2])
+@pytest.mark.parametrize("moment", [0.02, 0.1])
 def test_log_lines_come_once_when_a_vm_process_dies(daemon: Daemon, moment: float) -> None:
-    count = 60_000
+    count = 20_000
 
     @story
     async def told(daemon: Daemon, client: Client) -> None:
@@ -353,3 +354,34 @@ def test_a_ring_outlives_daemon_and_vm_process(daemon: Daemon, fd_store: FdStore
         await client.wait_for(lambda: "ring-kept" not in fd_store.look())
 
     told(daemon)
+
+
+def test_a_bus_that_dies_and_comes_back_finds_the_daemon_again(
+    broker: Broker, daemon: Daemon
+) -> None:
+    """Under systemd the daemon ends and is started anew; without it waits for the bus."""
+
+    @story
+    async def before(daemon: Daemon, client: Client) -> None:
+        path = await client.start_vm("on", firmware=firmware(daemon, mark(1) + SLEEP))
+        await client.wait_for(lambda: len(client.events(path)) == 1)
+
+    @story
+    async def after(daemon: Daemon, client: Client) -> None:
+        path = "/org/chdebugd1/vm/on"
+        assert await client.get(path, "State") == "running"
+        await client.call(path, VM, "Reset")
+        await client.wait_for(lambda: len(client.events(path)) == 1)
+        assert await client.get(path, "BootCount") == 2
+
+    before(daemon)
+    pids = vm_pids(daemon.runtime_dir)
+    fds = daemon.fds
+    broker.kill()
+    broker.start()
+    after(daemon)
+
+    assert vm_pids(daemon.runtime_dir) == pids
+    assert daemon.process is not None
+    assert daemon.process.poll() is None
+    assert daemon.fds <= fds
