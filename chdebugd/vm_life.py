@@ -72,6 +72,7 @@ class VmLife:
         self._about_start: dict[str, str | int] = {}
         self._exit_cost = exit_cost
         self._stalled_before = 0
+        self._failures_told: dict[str, int] = {}
         self._awaits_entry: Done | None = None
         self._awaits_end: list[Done] = []
         self._recent_resets: deque[float] = deque(maxlen=RESETS_WATCHED)
@@ -178,6 +179,7 @@ class VmLife:
         self._enter(State.STARTING)
         self.ring.start_boot(time.monotonic_ns(), began)
         self._stalled_before = self.ring.stalled_nsec
+        self._failures_told = {}
         try:
             self._kvm = self._kvm or Kvm.open()
             config = self._equipment.machine_config(self._kvm)
@@ -247,8 +249,14 @@ class VmLife:
         if self._machine is not None:
             self._machine.sink_has_read()
 
-    def entered(self) -> None:
-        """Called at each wake-up of the sinks: vCPU 0 may just have entered the guest."""
+    def woken(self) -> None:
+        """Called at each wake-up of the sinks, which the machine causes to be heard."""
+        self._entered()
+        if self._machine is not None:
+            self._tell_failures(self._machine)
+
+    def _entered(self) -> None:
+        """VCPU 0 may just have entered the guest."""
         if self.status.state != State.STARTING or not self.ring.first_entry_nsec:
             return
         self._phase("first-entry", self.ring.first_entry_nsec)
@@ -273,8 +281,9 @@ class VmLife:
         machine, self._machine = self._machine, None
         if machine is None:
             return
-        self.entered()
+        self._entered()
         machine.close()
+        self._tell_failures(machine, final=True)
         assert machine.outcome is not None
         self._loop.cancel("halt-check")
         self._tell_stall()
@@ -300,6 +309,22 @@ class VmLife:
         self._loop.call_later(
             "boot", RESET_DELAY if hurry else 0, lambda: self._boot(time.monotonic_ns())
         )
+
+    def _tell_failures(self, machine: Machine, *, final: bool = False) -> None:
+        """A device's first failure at once, and how many there were at the end of the boot."""
+        for device, (count, error) in machine.failures.items():
+            told = self._failures_told.get(device, 0)
+            if told and not (final and count > told):
+                continue
+            self._failures_told[device] = count
+            self._post(
+                MessageId.DISK_ERROR,
+                f"The host failed {count} requests of {device}: {os.strerror(error)}",
+                ERR,
+                DEVICE=device,
+                ERRNO=str(error),
+                FAILURES=str(count),
+            )
 
     def _tell_stall(self) -> None:
         nsec = self.ring.stalled_nsec - self._stalled_before

@@ -59,7 +59,7 @@ class VmProcess:
             exit_cost,
             socket_path=path,
         )
-        self._life.sinks.on_wake = self._life.entered
+        self._life.sinks.on_wake = self._life.woken
         self._listen()
         self._watch_signals()
         self.loop.call_later("unwanted", UNWANTED_AFTER, lambda: self._life.kill(lambda _: None))

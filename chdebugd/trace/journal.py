@@ -38,6 +38,7 @@ class MessageId(StrEnum):
     TAKEOVER = "a1c7b8d2e0f74b7f9d5f3c6e80de000e"
     RING_LOST = "a1c7b8d2e0f74b7f9d5f3c6e80de000f"
     PORT_PASSES_THROUGH = "a1c7b8d2e0f74b7f9d5f3c6e80de0010"
+    DISK_ERROR = "a1c7b8d2e0f74b7f9d5f3c6e80de0011"
 
 
 def field(name: str, value: str) -> bytes:

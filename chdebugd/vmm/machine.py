@@ -111,7 +111,7 @@ class Machine:
             phase("memory-mapped")
             self.ports, self.mmio = Bus(), Bus()
             self._plug_devices(config)
-            self._engines = self._plug_virtio(config, stack)
+            self._engines = self._plug_virtio(config, stack, wakers.sinks)
             entry = config.boot.load(self.memory, config.cpus)
             if isinstance(entry, cpu.ResetVector):
                 self._plug_fw_cfg(config)
@@ -163,14 +163,14 @@ class Machine:
         items = FwCfg(lambda: make_items(config.memory, config.cpus))
         self.ports.insert(items, layout.FW_CFG_PORT, 2)
 
-    def _plug_virtio(self, config: MachineConfig, stack: ExitStack) -> list[Engine]:
+    def _plug_virtio(self, config: MachineConfig, stack: ExitStack, wake_fd: int) -> list[Engine]:
         """Plug disks, taps and the source of entropy into PCI, in this order."""
         if not (config.disks or config.taps or config.rng):
             return []
         # Imported here: most machines have none, and a start without is faster by milliseconds.
         from chdebugd.vmm.virtio.plug import VirtioPlug
 
-        plug = VirtioPlug(self.vm, self.memory, self.mmio, self.pci, stack)
+        plug = VirtioPlug(self.vm, self.memory, self.mmio, self.pci, stack, wake_fd)
         for disk in config.disks:
             plug.add_disk(disk)
         for tap in config.taps:
@@ -239,6 +239,12 @@ class Machine:
     def cpu_nsec(self) -> int:
         """CPU time that all vCPU threads took so far."""
         return sum(vcpu.cpu_nsec for vcpu in self.vcpus)
+
+    @property
+    def failures(self) -> dict[str, tuple[int, int]]:
+        """By device: how many requests the host failed to serve, and the errno of the last."""
+        every = {engine.label: engine.failures for engine in self._engines}
+        return {label: failures for label, failures in every.items() if failures[0]}
 
     def end_if_dead_halted(self) -> None:
         """End the run where every vCPU is halted with interrupts off. Stops them for a moment."""

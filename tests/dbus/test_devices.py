@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import re
+import socket
 import struct
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from chdebugd.dbus_library import Variant
 from chdebugd.trace.journal import MessageId
 from tests.dbus.conftest import VM, Client, Daemon, ErrorReply, file_with, story, vm_pids
-from tests.guests import SLEEP, mark, rom
+from tests.guests import SHUTDOWN, SLEEP, mark, rom
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
 
@@ -204,3 +207,46 @@ async def test_each_step_of_a_life_is_told_once(daemon: Daemon, client: Client) 
     assert starts == sorted(set(starts))
     assert {entry["SEQ"] for entry in marks} == {"1"}
     assert len({entry["VM_BOOT"] for entry in marks}) == len(marks)
+
+
+READS_THE_THIRD_SECTOR = (
+    mark(0x20)
+    + (
+        b"\xba\xfd\x03"  # mov $0x3fd, %dx        when something was typed
+        b"\xec"  # 1: in %dx, %al
+        b"\xa8\x01"  # test $1, %al
+        b"\x74\xfb"  # jz 1b
+        b"\xb8\x01\x02"  # mov $0x201, %ax        read a sector
+        b"\xb9\x03\x00"  # mov $3, %cx
+        b"\xba\x80\x00"  # mov $0x80, %dx         of the first disk
+        b"\xbb\x00\x80"  # mov $0x8000, %bx
+        b"\xcd\x13"  # int $0x13
+        b"\x0f\x92\xc0"  # setc %al
+        b"\xe6\x80"  # out %al, $0x80
+    )
+)
+
+
+@story
+async def test_a_disk_that_the_host_cannot_serve_is_told(daemon: Daemon, client: Client) -> None:
+    directory = daemon.runtime_dir.parent
+    sector = (READS_THE_THIRD_SECTOR + SHUTDOWN).ljust(510, b"\0") + b"\x55\xaa"
+    image = file_with(directory, sector + bytes(DISK_SIZE - len(sector)), "disk")
+    path = await client.start_vm(
+        "fw0",
+        firmware=Variant("s", "/usr/share/seabios/bios.bin"),
+        disks=disks(disk(image, id=Variant("s", "root"))),
+        serial=Variant("s", "socket"),
+    )
+    await client.wait_for(lambda: len(client.events(path)) == 1)
+    os.truncate(image, len(sector))
+    with socket.socket(socket.AF_UNIX) as terminal:
+        terminal.connect((await client.get(path, "Terminals"))["serial"])
+        terminal.sendall(b"!")
+        await client.wait_state(path, "stopped")
+
+    failed = 1
+    assert [event[2] for event in client.events(path)] == [0x20, failed]
+    first, *_ = daemon.journal.entries(MESSAGE_ID=MessageId.DISK_ERROR.value)
+    assert first["DEVICE"] == "disk-root"
+    assert int(first["ERRNO"]) == errno.EIO

@@ -153,7 +153,9 @@ static void serve_kind(int kind, uint64_t rounds)
         engine.n_queues = kind == CHD_NET ? 2 : 1;
         engine.ram.ranges[0] = (struct chd_range){ 0, LOW_SIZE, calloc(1, LOW_SIZE) };
         engine.ram.ranges[1] = (struct chd_range){ HIGH_START, HIGH_SIZE, calloc(1, HIGH_SIZE) };
-        engine.block = (struct chd_block){ memfd_create("disk", 0), 0, DISK_SIZE / 512, "disk" };
+        engine.block = (struct chd_block){ .fd = memfd_create("disk", 0),
+                                           .sectors = DISK_SIZE / 512,
+                                           .id = "disk" };
         assert(!ftruncate(engine.block.fd, DISK_SIZE));
         assert(!socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, ends));
         engine.net.fd = ends[0];

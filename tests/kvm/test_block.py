@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
@@ -133,6 +134,7 @@ def test_what_is_not_on_the_disk_is_an_error(
 
     assert driver.block(kind, sector, data, room)[0] == IOERR
     assert driver.block(IN, 0, room=512) == (OK, sector_of(0))
+    assert driver.machine.failures == {}
 
 
 def test_a_range_beyond_the_disk_is_not_cleared(driver: BlockDriver) -> None:
@@ -174,6 +176,8 @@ def test_a_full_file_system_is_an_error_to_the_guest_alone(build: Build) -> None
     driver.start()
 
     assert driver.block(OUT, 0, data=bytes(512))[0] == IOERR
+    assert driver.block(OUT, 0, data=bytes(512))[0] == IOERR
+    assert machine.failures == {"disk-": (2, errno.ENOSPC)}
     os.close(fd)
     machine.close()
     os.close(disk)

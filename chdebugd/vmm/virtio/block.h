@@ -32,6 +32,9 @@ struct chd_block {
         int readonly;
         uint64_t sectors;
         char id[CHD_ID_BYTES]; /* filled with zeros, not ended by one */
+        int wake;              /* eventfd to write at the first failure of the host; 0: none */
+        int error;             /* errno of the last one */
+        uint64_t n_errors;
 };
 
 struct chd_block_header {
@@ -45,6 +48,19 @@ struct chd_block_range {
         uint32_t n_sectors;
         uint32_t flags;
 };
+
+/* The guest is told of an I/O error; why it was is for the host's ears. Returns the status. */
+static int chd_block_failed(struct chd_block *block, int error)
+{
+        uint64_t one = 1;
+        ssize_t written = 0;
+
+        __atomic_store_n(&block->error, error, __ATOMIC_RELAXED);
+        if (!__atomic_fetch_add(&block->n_errors, 1, __ATOMIC_RELEASE) && block->wake)
+                written = write(block->wake, &one, sizeof(one));
+        (void)written;
+        return CHD_BLOCK_IOERR;
+}
 
 static int chd_block_holds(const struct chd_block *block, uint64_t sector, uint64_t bytes)
 {
@@ -98,11 +114,12 @@ static int chd_block_zero(int fd, uint64_t offset, uint64_t bytes)
 }
 
 /* Discard gives space back; write-zeroes does so too where the file system can. */
-static int chd_block_clear(const struct chd_block *block, struct chd_chain *chain, uint32_t type)
+static int chd_block_clear(struct chd_block *block, struct chd_chain *chain, uint32_t type)
 {
         struct chd_block_range range;
         uint64_t offset;
         uint64_t bytes;
+        int error;
 
         if (chain->out_bytes != sizeof(struct chd_block_header) + sizeof(range) ||
             chd_parts_read(chain->parts, chain->n_out, &range, sizeof(range)) < 0)
@@ -115,31 +132,37 @@ static int chd_block_clear(const struct chd_block *block, struct chd_chain *chai
                                  (off_t)offset, (off_t)bytes))
                 return CHD_BLOCK_OK;
         if (type == CHD_BLOCK_DISCARD)
-                return errno == EOPNOTSUPP ? CHD_BLOCK_OK : CHD_BLOCK_IOERR;
-        return chd_block_zero(block->fd, offset, bytes) ? CHD_BLOCK_IOERR : CHD_BLOCK_OK;
+                return errno == EOPNOTSUPP ? CHD_BLOCK_OK : chd_block_failed(block, errno);
+        error = -chd_block_zero(block->fd, offset, bytes);
+        return error ? chd_block_failed(block, error) : CHD_BLOCK_OK;
 }
 
 /* Do what the header asks; returns the status, and in `moved` the bytes written to the guest. */
-static int chd_block_do(const struct chd_block *block, const struct chd_block_header *header,
+static int chd_block_do(struct chd_block *block, const struct chd_block_header *header,
                         struct chd_chain *chain, uint64_t in_bytes, uint32_t *moved)
 {
         uint64_t out_bytes = chain->out_bytes - sizeof(*header);
         uint64_t offset = header->sector * CHD_SECTOR;
+        int error;
 
         switch (header->type) {
         case CHD_BLOCK_IN:
-                if (!chd_block_holds(block, header->sector, in_bytes) ||
-                    chd_block_move(block->fd, chain->in, chain->n_in, offset, 0))
+                if (!chd_block_holds(block, header->sector, in_bytes))
                         return CHD_BLOCK_IOERR;
+                error = -chd_block_move(block->fd, chain->in, chain->n_in, offset, 0);
+                if (error)
+                        return chd_block_failed(block, error);
                 *moved = (uint32_t)in_bytes;
                 return CHD_BLOCK_OK;
         case CHD_BLOCK_OUT:
-                if (block->readonly || !chd_block_holds(block, header->sector, out_bytes) ||
-                    chd_block_move(block->fd, chain->parts, chain->n_out, offset, 1))
+                if (block->readonly || !chd_block_holds(block, header->sector, out_bytes))
                         return CHD_BLOCK_IOERR;
-                return CHD_BLOCK_OK;
+                error = -chd_block_move(block->fd, chain->parts, chain->n_out, offset, 1);
+                return error ? chd_block_failed(block, error) : CHD_BLOCK_OK;
         case CHD_BLOCK_FLUSH:
-                return block->readonly || !fdatasync(block->fd) ? CHD_BLOCK_OK : CHD_BLOCK_IOERR;
+                if (block->readonly || !fdatasync(block->fd))
+                        return CHD_BLOCK_OK;
+                return chd_block_failed(block, errno);
         case CHD_BLOCK_GET_ID:
                 *moved = (uint32_t)chd_parts_write(chain->in, chain->n_in, block->id,
                                                    sizeof(block->id));
@@ -154,7 +177,7 @@ static int chd_block_do(const struct chd_block *block, const struct chd_block_he
 }
 
 /* Serve one request. Returns the bytes written to the guest, or -EINVAL for one without status. */
-static int64_t chd_block_serve(const struct chd_block *block, struct chd_chain *chain)
+static int64_t chd_block_serve(struct chd_block *block, struct chd_chain *chain)
 {
         struct chd_block_header header;
         struct iovec *last;

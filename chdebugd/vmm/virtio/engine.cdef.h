@@ -22,6 +22,8 @@ struct chd_block {
         int fd, readonly;
         uint64_t sectors;
         char id[...];
+        int wake, error;
+        uint64_t n_errors;
 };
 
 struct chd_net {

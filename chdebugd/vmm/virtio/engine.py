@@ -36,9 +36,15 @@ class Engine:
     """
 
     def __init__(
-        self, device: VirtioDevice, vm_fd: int, ram: list[Region], line: SharedLine
+        self,
+        device: VirtioDevice,
+        vm_fd: int,
+        ram: list[Region],
+        line: SharedLine,
+        wake_fd: int,
     ) -> None:
-        """Start the thread; raises OSError."""
+        """Start the thread, which writes eventfd `wake_fd` at the first failure; raises OSError."""
+        self.label = device.label
         self.n_queues = device.n_queues
         self.n_vectors = device.n_queues + 1
         self.kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -53,6 +59,7 @@ class Engine:
         if device.engine_kind == "CHD_NET":
             self._packet = ffi.new("uint8_t[]", lib.CHD_PACKET_MAX)
             self._c.net.packet = self._packet
+        self._c.block.wake = wake_fd
         device.prepare(self._c)
         self._check(lib.chd_engine_start(self._c, device.label.encode()), "pthread_create")
 
@@ -116,6 +123,11 @@ class Engine:
     def take_interrupt_status(self) -> int:
         """The INTx causes, which this clears."""
         return int(lib.chd_engine_take_isr(self._c))
+
+    @property
+    def failures(self) -> tuple[int, int]:
+        """How many requests the host failed to serve, and the errno of the last."""
+        return self._c.block.n_errors, self._c.block.error
 
     # The end
 

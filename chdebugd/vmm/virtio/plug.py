@@ -22,13 +22,21 @@ class VirtioPlug:
     """Each device gets a slot, a BAR, a wire that it may share, and an engine that `stack` ends."""
 
     def __init__(
-        self, vm: Vm, memory: GuestMemory, mmio: Bus, pci: PciConfig, stack: ExitStack
+        self,
+        vm: Vm,
+        memory: GuestMemory,
+        mmio: Bus,
+        pci: PciConfig,
+        stack: ExitStack,
+        wake_fd: int,
     ) -> None:
+        """Engines write eventfd `wake_fd` at their first failure."""
         self.engines: list[Engine] = []
         self._vm = vm
         self._memory = memory
         self._pci = pci
         self._stack = stack
+        self._wake_fd = wake_fd
         self._window = PciWindow(vm, mmio, memory.low_end)
         self._lines = {gsi: SharedLine(vm.fd, gsi) for gsi in layout.PCI_GSIS}
 
@@ -47,7 +55,8 @@ class VirtioPlug:
     def _add(self, device: VirtioDevice) -> None:
         slot = self._pci.next_slot()
         gsi = layout.pci_gsi(slot)
-        engine = Engine(device, self._vm.fd, self._memory.ram, self._lines[gsi])
+        line = self._lines[gsi]
+        engine = Engine(device, self._vm.fd, self._memory.ram, line, self._wake_fd)
         self._stack.enter_context(engine)
         self.engines.append(engine)
         function = VirtioFunction(
