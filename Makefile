@@ -49,7 +49,7 @@ bench: deps build $(VENV)/ready
 fuzz: deps build $(VENV)/ready
 	CHDEBUGD_FUZZ=20 $(PYTEST) tests/fuzz
 
-deb: deps
+deb:
 	packaging/build-deb
 
 clean:
