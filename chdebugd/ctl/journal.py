@@ -6,10 +6,13 @@ in a directory, all in the same way.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pwd
 import subprocess
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from chdebugd.ctl.errors import CtlError
 from chdebugd.ctl.place import Place
@@ -18,9 +21,10 @@ from chdebugd.trace.journal import IDENTIFIER
 FIELDS = (
     "MESSAGE MESSAGE_ID VM VM_BOOT COMPONENT CODE CODE_NAME CODE_STAGE ELAPSED_NSEC SEQ VCPU PHASE "
     "START_NSEC REQUESTED_NSEC CODE_MAP CPUS MEMORY RESULT EVENTS DROPPED STALLED_USEC LOST "
-    "EXIT_COST_NSEC NEXT_BOOT _UID _SYSTEMD_UNIT"
+    "EXIT_COST_NSEC NEXT_BOOT _UID _SYSTEMD_UNIT _MACHINE_ID"
 ).split()
 UNIT_PREFIX = "chdebugd"
+MACHINE_ID = Path("/etc/machine-id")
 NO_ACCESS = "if they should be there, join the group systemd-journal or ask as root"
 
 Entry = dict[str, str]
@@ -63,9 +67,10 @@ def _check(process: subprocess.Popen[bytes]) -> None:
 
 
 def _parse(lines: Iterable[bytes]) -> Iterator[Entry]:
+    writers = Writers()
     for line in lines:
         entry = {name: _text(value) for name, value in json.loads(line).items()}
-        if _is_ours(entry):
+        if writers.wrote(entry):
             yield entry
 
 
@@ -78,8 +83,24 @@ def _text(value: object) -> str:
     return _text(value[-1]) if isinstance(value, list) and value else ""
 
 
-def _is_ours(entry: Entry) -> bool:
-    """Whether chdebugd wrote it: anyone may log under its identifier, but not from its units."""
-    if entry.get("_SYSTEMD_UNIT", "").startswith(UNIT_PREFIX):
-        return True
-    return entry.get("_UID") in ("0", str(os.getuid()))
+class Writers:
+    """Who may speak for chdebugd: its units, their user, root, and our own processes.
+
+    Anyone may log under its identifier. journald names the unit only while the process lives, and
+    the user always; the last marks of a short VM are often read when its process is gone.
+    """
+
+    def __init__(self) -> None:
+        self._ours = {"0", str(os.getuid())}
+        self._users: set[tuple[str, str]] = set()
+        with contextlib.suppress(KeyError, OSError):
+            machine = MACHINE_ID.read_text().strip()
+            self._users.add((machine, str(pwd.getpwnam(IDENTIFIER).pw_uid)))
+
+    def wrote(self, entry: Entry) -> bool:
+        """Whether chdebugd wrote the entry; learns its user on other machines by its units."""
+        user = entry.get("_MACHINE_ID", ""), entry.get("_UID", "")
+        if entry.get("_SYSTEMD_UNIT", "").startswith(UNIT_PREFIX):
+            self._users.add(user)
+            return True
+        return user in self._users or user[1] in self._ours
