@@ -127,6 +127,11 @@ def _open_image(role: FileRole, path: Path) -> int:
         ) from None
     except OSError as error:
         _raise_if_short_of(error)
+        if error.errno == errno.EROFS:
+            raise AccessDeniedError(
+                f"The daemon may only read '{_short(path)}' for {role.role}; put it under "
+                "/var/lib/chdebugd, hand over a descriptor, or set 'readonly'"
+            ) from None
         raise InvalidImageError(
             f"Cannot open '{_short(path)}' for {role.role}: {error.strerror}; "
             "name a file that the daemon can see"

@@ -1,0 +1,48 @@
+"""Files that the daemon opens for a VM, where the host does not let it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OPENS_A_DISK = """
+import sys
+from pathlib import Path
+from chdebugd.control import FileRole
+from chdebugd.errors import ChdebugdError
+from chdebugd.files import FileOpener
+from chdebugd.options import FileOption
+option = FileOption(FileRole("disk", "disk", sys.argv[2] == "ro", "root"), sys.argv[1])
+try:
+    FileOpener(Path("/nowhere")).open_all((option,), [])
+    print("opened")
+except ChdebugdError as error:
+    print(error.name, error)
+"""
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+
+
+def open_read_only(directory: Path, mode: str) -> str:
+    """What becomes of a disk in a directory that is mounted read-only, as units mount most."""
+    image = directory / "disk"
+    image.write_bytes(bytes(512))
+    python = [sys.executable, "-c", OPENS_A_DISK, str(image), mode]
+    command = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(directory), *python]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this user may mount nothing: {done.stderr.strip()[-200:]}")
+    return done.stdout
+
+
+def test_a_disk_on_a_read_only_mount_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    answer = open_read_only(tmp_path, "rw")
+
+    assert answer.startswith("AccessDenied ")
+    assert "put it under /var/lib/chdebugd, hand over a descriptor, or set 'readonly'" in answer
+
+
+def test_a_read_only_disk_on_a_read_only_mount_is_opened(tmp_path: Path) -> None:
+    assert open_read_only(tmp_path, "ro") == "opened\n"
