@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 import tty
 from collections.abc import Callable
 
@@ -14,14 +15,22 @@ Output = Callable[[bytes], None]
 
 INPUT_SIZE = 4096  # bytes taken at once
 LINE_LIMIT = 4096  # bytes; a longer line is cut in two
+LINES_A_SECOND = 1000  # of one port in the journal: some 1 MB; a boot has a few hundred
 
 
 class JournalText:
-    """Whole lines to `post`; what a guest writes is text of unknown encoding."""
+    """Whole lines to `post`; what a guest writes is text of unknown encoding.
 
-    def __init__(self, post: Callable[[str], None]) -> None:
+    Of more than LINES_A_SECOND the rest is left out, and `suppressed` is told how many they were.
+    """
+
+    def __init__(self, post: Callable[[str], None], suppressed: Callable[[int], None]) -> None:
         self._post = post
+        self._tell_suppressed = suppressed
         self._line = bytearray()
+        self._second = 0
+        self._lines = 0
+        self._suppressed = 0
 
     def __call__(self, data: bytes) -> None:
         """Take some bytes, from any one thread at a time."""
@@ -33,9 +42,28 @@ class JournalText:
 
     def flush(self) -> None:
         """Post what has no line end yet."""
-        if self._line:
+        if not self._line:
+            return
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+            self._end_suppression()
+        self._lines += 1
+        if self._lines <= LINES_A_SECOND:
             self._post(self._line.decode(errors="backslashreplace"))
-            self._line.clear()
+        else:
+            self._suppressed += 1
+        self._line.clear()
+
+    def _end_suppression(self) -> None:
+        count, self._suppressed = self._suppressed, 0
+        if count:
+            self._tell_suppressed(count)
+
+    def close(self) -> None:
+        """Post half a line, and tell what was left out last."""
+        self.flush()
+        self._end_suppression()
 
 
 class FileText:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from chdebugd.control import FileRole, StartRequest, close_all
 from chdebugd.errors import InvalidImageError, LimitExceededError
-from chdebugd.text_output import FileText, JournalText, Output, PtyText, SocketText
+from chdebugd.text_output import LINES_A_SECOND, FileText, JournalText, Output, PtyText, SocketText
 from chdebugd.trace.journal import INFO, LEVELS, SOCKET, WARNING, Journal, MessageId
 from chdebugd.trace.sinks import JournalSink
 from chdebugd.vm_loop import VmLoop
@@ -79,7 +79,10 @@ class Equipment:
     def _text_output(self, port: str) -> Output | None:
         mode = getattr(self._request, port.replace("-", "_"))
         if mode == "journal":
-            return JournalText(lambda line: self._post_line(port, line))
+            return JournalText(
+                lambda line: self._post_line(port, line),
+                lambda count: self._post_suppressed(port, count),
+            )
         if mode == "file":
             return FileText(next(fd for role, fd in self._files if role.role == port))
         if mode in ("pty", "socket"):
@@ -100,6 +103,13 @@ class Equipment:
     def _post_line(self, port: str, line: str) -> None:
         if self._sinks.journal:
             self._sinks.journal.post(MessageId.GUEST_TEXT, line, INFO, PORT=port)
+            self._sinks.wake()
+
+    def _post_suppressed(self, port: str, count: int) -> None:
+        if self._sinks.journal:
+            text = f"{count} lines of {port} were left out: more than {LINES_A_SECOND} a second"
+            fields = {"PORT": port, "SUPPRESSED": str(count)}
+            self._sinks.journal.post(MessageId.TEXT_SUPPRESSED, text, WARNING, **fields)
             self._sinks.wake()
 
     def machine_config(self, kvm: Kvm) -> MachineConfig:
@@ -155,7 +165,7 @@ class Equipment:
         """Post half lines of text, and close all but the log file, which its sink owns."""
         for port, output in self._outputs.items():
             if isinstance(output, JournalText):
-                output.flush()
+                output.close()
             elif isinstance(output, FileText | SocketText) and output.lost_bytes:
                 self._post_loss(port, output.lost_bytes)
         self.terminals = {}

@@ -39,6 +39,8 @@ class MessageId(StrEnum):
     RING_LOST = "a1c7b8d2e0f74b7f9d5f3c6e80de000f"
     PORT_PASSES_THROUGH = "a1c7b8d2e0f74b7f9d5f3c6e80de0010"
     DISK_ERROR = "a1c7b8d2e0f74b7f9d5f3c6e80de0011"
+    TEXT_SUPPRESSED = "a1c7b8d2e0f74b7f9d5f3c6e80de0012"
+    ENTRIES_LOST = "a1c7b8d2e0f74b7f9d5f3c6e80de0013"
 
 
 def field(name: str, value: str) -> bytes:

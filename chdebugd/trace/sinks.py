@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from chdebugd.trace.event import COMPONENT_OF, TEXT_OF, Event, seconds
-from chdebugd.trace.journal import DEBUG, Journal, MessageId, entry, field
+from chdebugd.trace.journal import DEBUG, WARNING, Journal, MessageId, entry, field
 from chdebugd.trace.ring import BATCH, Reader, Ring
 
 if TYPE_CHECKING:
@@ -59,20 +59,29 @@ class JournalSink:
         self._lock = threading.Lock()
 
     def post(self, kind: MessageId, message: str, priority: int, **fields: str) -> None:
-        """Queue an entry behind all events so far; counted in lost_entries where too many wait."""
+        """Queue an entry behind all events so far.
+
+        Where too many wait it is thrown away, and an entry says how many were, once there is room.
+        """
         if priority > self.level:
             return
+        with self._lock:
+            if len(self._entries) >= ENTRIES_LIMIT:
+                self.lost_entries += 1
+                return
+            lost, self.lost_entries = self.lost_entries, 0
+            if lost:
+                text = f"{lost} entries were thrown away while journald took none"
+                self._queue(MessageId.ENTRIES_LOST, text, WARNING, {"LOST": str(lost)})
+            self._queue(kind, message, priority, fields)
+
+    def _queue(self, kind: MessageId, message: str, priority: int, fields: dict[str, str]) -> None:
         about = {
             "MESSAGE_ID": kind.value,
             "VM": self._vm,
             "VM_BOOT": self._ring.boot_id(self._ring.boot),
         }
-        with self._lock:
-            if len(self._entries) >= ENTRIES_LIMIT:
-                self.lost_entries += 1
-            else:
-                data = entry(message, priority, about | fields)
-                self._entries.append((self._ring.head, data))
+        self._entries.append((self._ring.head, entry(message, priority, about | fields)))
 
     @property
     def is_empty(self) -> bool:
