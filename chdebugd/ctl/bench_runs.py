@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from chdebugd.ctl.boot_finder import read_boot
 from chdebugd.ctl.boot_options import StartOptions
 from chdebugd.ctl.boot_watch import BootWatch, End
-from chdebugd.ctl.boots import Boot, boots_of
+from chdebugd.ctl.boots import Boot
 from chdebugd.ctl.bus_client import MANAGER, BusClient, connected
+from chdebugd.ctl.ended_boot import wait_for_end
 from chdebugd.ctl.errors import CtlError, ExitStatus
-from chdebugd.ctl.journal import NO_ACCESS, entries
+from chdebugd.ctl.journal import NO_ACCESS
 from chdebugd.ctl.mark_printer import MarkPrinter
 from chdebugd.ctl.output import Output
 from chdebugd.ctl.place import Place
 from chdebugd.object_path import MANAGER_PATH
 
 JOURNAL_LIMIT = 15.0  # seconds until the journal must have all of a boot that is over
-JOURNAL_PAUSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,9 @@ async def _watch(plan: Plan, client: BusClient, path: str, name: str) -> bool:
 
 def _read_whole(place: Place, boot_id: str) -> Boot:
     """The boot, once the journal has its end and all its marks; raises CtlError."""
-    deadline = time.monotonic() + JOURNAL_LIMIT
-    while True:
-        boots = boots_of(entries(place, f"VM_BOOT={boot_id}"))
-        if boots and boots[0].result and not boots[0].missing:
-            return boots[0]
-        if time.monotonic() > deadline:
-            raise CtlError(f"The journal does not have all of boot {boot_id}; {NO_ACCESS}")
-        time.sleep(JOURNAL_PAUSE)
+    if not wait_for_end(place, boot_id, first=JOURNAL_LIMIT, whole=JOURNAL_LIMIT):
+        raise CtlError(f"The journal does not have all of boot {boot_id}; {NO_ACCESS}")
+    return read_boot(place, boot_id)
 
 
 def _until(boot: Boot, awaited: frozenset[int]) -> Boot:

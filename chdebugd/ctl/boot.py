@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import re
 import secrets
 from pathlib import Path
@@ -14,10 +15,13 @@ from chdebugd.ctl.boot_options import StartOptions, add_vm_options
 from chdebugd.ctl.boot_watch import BootWatch, End
 from chdebugd.ctl.bus_client import MANAGER, BusClient, connected
 from chdebugd.ctl.console import attach, open_terminal
+from chdebugd.ctl.ended_boot import wait_for_end
 from chdebugd.ctl.errors import CtlError, ExitStatus, UsageError
 from chdebugd.ctl.mark_printer import MarkPrinter
+from chdebugd.ctl.place import Place
 from chdebugd.object_path import MANAGER_PATH
 
+SETTLE_FIRST, SETTLE_WHOLE = 0.2, 5.0  # seconds
 DESCRIPTION = """
 Without an image the demo guest boots. A VM whose guest has stopped is removed; its marks stay in
 the journal. Ctrl-C presses the guest's power button, and Ctrl-C again switches the VM off. When
@@ -80,9 +84,18 @@ async def _boot(given: argparse.Namespace, awaited: frozenset[int]) -> int:
             if not given.keep:
                 await client.control(path, "Remove")
             raise
+        boot_id = (await client.vm_properties(path))["BootID"]
         if not given.keep and end != End.AWAITED:
             await client.control(path, "Remove")
-        return _finish(end, watch, given)
+    if end in (End.STOPPED, End.FAILED):
+        _settle(place, boot_id)
+    return _finish(end, watch, given)
+
+
+def _settle(place: Place, boot_id: str) -> None:
+    """Let the journal take all of the boot, so that the next verb finds it whole."""
+    with contextlib.suppress(CtlError):  # the marks were shown; nobody asked for the journal
+        wait_for_end(place, boot_id, first=SETTLE_FIRST, whole=SETTLE_WHOLE)
 
 
 async def _watch(client: BusClient, watch: BootWatch, port: str | None, limit: float | None) -> End:

@@ -7,25 +7,22 @@ needs no right that the daemon would have to lend.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
-import re
-import struct
 from types import TracebackType
 from typing import Self
 
 from chdebugd.ctl.errors import CtlError, UsageError
+from chdebugd.ctl.flag_values import (
+    parse_cpus,
+    parse_memory,
+    parse_rng,
+    parse_switch,
+    split_words,
+)
 from chdebugd.ctl.place import Place
+from chdebugd.ctl.tap import open_tap
 from chdebugd.dbus_library import Variant
 
-TUN = "/dev/net/tun"
-# linux/if_tun.h
-TUNSETIFF = 0x400454CA
-IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
-IFNAMSIZ = 16
-SIZE = re.compile(r"([0-9]+)([KMGT]?)")
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-SWITCH = {"on": True, "true": True, "off": False, "false": False}
 TEXT_PORTS = ("serial", "debug-console", "firmware-debug")
 TEXT_HELP = "off, null, journal, pty, socket, tty (this terminal) or file=PATH"
 
@@ -149,8 +146,8 @@ class StartOptions:
         self.options[port] = Variant("s", mode)
 
     def _disk(self, text: str) -> dict[str, Variant]:
-        words = _words("--disk", text, known=("path", "readonly", "id"))
-        readonly = _switch("--disk", "readonly", words.get("readonly", "off"))
+        words = split_words("--disk", text, known=("path", "readonly", "id"))
+        readonly = parse_switch("--disk", "readonly", words.get("readonly", "off"))
         if "path" not in words:
             raise UsageError("--disk needs path=FILE; name the disk image")
         disk = {
@@ -160,7 +157,7 @@ class StartOptions:
         return disk | ({"id": Variant("s", words["id"])} if "id" in words else {})
 
     def _net(self, text: str) -> dict[str, Variant]:
-        words = _words("--net", text, known=("tap", "mac"))
+        words = split_words("--net", text, known=("tap", "mac"))
         if "tap" not in words:
             raise UsageError("--net needs tap=NAME; make one: ip tuntap add NAME mode tap")
         net = {"tap": self._add(open_tap(words["tap"]))}
@@ -183,75 +180,3 @@ class StartOptions:
     def _add(self, fd: int) -> Variant:
         self.fds.append(fd)
         return Variant("h", len(self.fds) - 1)
-
-
-def open_tap(name: str) -> int:
-    """A descriptor of the tap device `name` (networking/tuntap.rst); raises CtlError."""
-    if not 0 < len(name.encode()) < IFNAMSIZ:
-        raise UsageError(f"'{name}' is not a network device; a name has 1 to {IFNAMSIZ - 1} bytes")
-    try:
-        fd = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise CtlError(
-            f"Cannot open {TUN}: {error.strerror}; modprobe tun, or ask as root"
-        ) from None
-    try:
-        flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
-        request = struct.pack("16sH22x", name.encode(), flags)  # struct ifreq
-        fcntl.ioctl(fd, TUNSETIFF, request)
-    except OSError as error:
-        os.close(fd)
-        raise CtlError(
-            f"Cannot use tap '{name}': {error.strerror}; make it yours: "
-            f"ip tuntap add {name} mode tap user $USER"
-        ) from None
-    return fd
-
-
-def _words(flag: str, text: str, known: tuple[str, ...]) -> dict[str, str]:
-    """`a=1,b=2` as a dictionary; raises UsageError for keys that are not known."""
-    words: dict[str, str] = {}
-    keys = f"known keys are {', '.join(known)}"
-    for part in text.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or not value:
-            raise UsageError(f"{flag}: '{part}' is not KEY=VALUE; {keys}")
-        if key not in known:
-            raise UsageError(f"{flag}: '{key}' is not supported; {keys}")
-        if key in words:
-            raise UsageError(f"{flag}: '{key}' comes twice; give it once")
-        words[key] = value
-    return words
-
-
-def _switch(flag: str, key: str, value: str) -> bool:
-    if value not in SWITCH:
-        raise UsageError(f"{flag}: {key} is '{value}'; it must be on or off")
-    return SWITCH[value]
-
-
-def parse_cpus(text: str) -> int:
-    """`boot=4`, or just `4`; raises UsageError."""
-    words = _words("--cpus", text if "=" in text else f"boot={text}", known=("boot", "max"))
-    count = words.get("boot", words.get("max", ""))
-    if not count.isdecimal() or not 0 < int(count) < 1 << 32:
-        raise UsageError(f"--cpus: '{count}' is not a number of vCPUs; give boot=N")
-    if words.get("max", count) != count:
-        raise UsageError("--cpus: vCPUs cannot be added later; give max the number of boot")
-    return int(count)
-
-
-def parse_memory(text: str) -> int:
-    """`size=1024M`, or just `1024M`, in bytes; raises UsageError."""
-    words = _words("--memory", text if "=" in text else f"size={text}", known=("size",))
-    size = SIZE.fullmatch(words["size"].upper().removesuffix("IB"))
-    if not size or not 0 < (count := int(size[1]) * UNITS[size[2]]) < 1 << 64:
-        raise UsageError(f"--memory: '{words['size']}' is not a size; give size=1024M")
-    return count
-
-
-def parse_rng(text: str) -> None:
-    """Raises UsageError where the source is not the kernel's."""
-    source = _words("--rng", text, known=("src",))["src"] if text else "/dev/urandom"
-    if source not in ("/dev/urandom", "/dev/random"):
-        raise UsageError(f"--rng: '{source}' is not supported; leave src out, for /dev/urandom")
