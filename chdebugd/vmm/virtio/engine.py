@@ -47,7 +47,7 @@ class Engine:
         self.label = device.label
         self.n_queues = device.n_queues
         self.n_vectors = device.n_queues + 1
-        self.kick_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.kick_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._line = line
         self._c = ffi.new("struct chd_engine *")
         self._c.kind = getattr(lib, device.engine_kind)

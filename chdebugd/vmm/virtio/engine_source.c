@@ -273,20 +273,27 @@ static int chd_serve_all(struct chd_engine *engine)
         return more && !atomic_load(&engine->broken);
 }
 
+/* Wait for the tap as well, where it may have something and there is room for it. */
+static int chd_tap_comes_first(struct chd_engine *engine)
+{
+        struct pollfd polls[2] = { { .fd = engine->kick, .events = POLLIN },
+                                   { .fd = engine->net.fd, .events = POLLIN } };
+
+        poll(polls, 2, -1);
+        return !polls[0].revents;
+}
+
 /* Sleep until the guest or the tap has something. */
 static void chd_sleep(struct chd_engine *engine)
 {
-        struct pollfd polls[2] = { { .fd = engine->kick, .events = POLLIN },
-                                   { .fd = -1, .events = POLLIN } };
+        int wants_packets = engine->kind == CHD_NET && engine->queues[CHD_NET_RECEIVE].size &&
+                            !atomic_load(&engine->broken) && !engine->net.waiting &&
+                            !engine->net.is_dead;
         uint64_t count;
         ssize_t got;
 
-        if (engine->kind == CHD_NET && engine->queues[CHD_NET_RECEIVE].size &&
-            !atomic_load(&engine->broken) && !engine->net.waiting && !engine->net.is_dead)
-                polls[1].fd = engine->net.fd;
         pthread_mutex_unlock(&engine->work);
-        poll(polls, 2, -1);
-        if (polls[0].revents) {
+        if (!wants_packets || !chd_tap_comes_first(engine)) {
                 got = read(engine->kick, &count, sizeof(count));
                 (void)got;
         }
