@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 PAGER = "less"
+RICH_ROWS = 2000  # more of them take rich too long
 LESS = "FRSXMK"  # as systemd's tools set it
 STYLES = {
     "Host": "blue",
@@ -78,8 +79,9 @@ class Table:
         self.rows.append([str(cell) for cell in cells])
 
     def print(self, file: TextIO) -> None:
-        """With rich where stdout is a terminal, else plain."""
-        if sys.stdout.isatty() and (rich_text := self._rich()) is not None:
+        """With rich where stdout is a terminal and the table is not too long, else plain."""
+        is_short = len(self.rows) <= RICH_ROWS
+        if sys.stdout.isatty() and is_short and (rich_text := self._rich()) is not None:
             file.write(rich_text)
         else:
             file.write(self.plain())

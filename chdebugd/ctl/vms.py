@@ -116,13 +116,29 @@ def _status(given: argparse.Namespace) -> int:
 async def _look_at(client: BusClient, name: str) -> dict[str, Any]:
     path = await client.find(name)
     vm = await client.vm_properties(path)
-    # Without the ring, after its process is gone, there is nothing to get.
-    events = await client.events(path, 0, 1 << 31)
+    last = await _last_seq(client, path, vm["EventCount"])
     vm["LastMarks"] = [
         {"seq": seq, "elapsed_nsec": nsec, "code": code, "component": component, **details}
-        for seq, nsec, code, component, details in events[-LAST_MARKS:]
+        for seq, nsec, code, component, details in await client.events(
+            path, max(0, last - LAST_MARKS), LAST_MARKS
+        )
     ]
     return vm
+
+
+async def _last_seq(client: BusClient, path: str, count: int) -> int:
+    """The number of the boot's last mark, 0 where the daemon has none of it any more.
+
+    The count is of all boots of the process, so it is a bound only: halve the distance to it.
+    """
+    low, high = 0, count
+    while low < high:
+        middle = (low + high + 1) // 2
+        if await client.events(path, middle - 1, 1):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _status_text(vm: dict[str, Any]) -> str:

@@ -129,6 +129,18 @@ def test_a_burst_is_shown_without_a_gap(ctl: Ctl) -> None:
     assert [json.loads(line)["seq"] for line in lines] == list(range(1, 20_001))
 
 
+def test_status_shows_the_last_marks_however_many_there_are(ctl: Ctl) -> None:
+    firmware = guest(ctl, burst(1000) + mark(0x41) + SLEEP)
+    ctl.run("boot", "--name=l", "--firmware", firmware, "--wait=0x41")
+    ctl.run("reset", "l")
+    wait_for(lambda: ctl.json("status", "l")[0]["EventCount"] == 2002)
+
+    [vm] = ctl.json("status", "l")
+
+    assert [found["seq"] for found in vm["LastMarks"]] == list(range(992, 1002))
+    assert vm["LastMarks"][-1]["code"] == 0x41
+
+
 def test_the_verbs_for_vms(ctl: Ctl) -> None:
     ctl.run("boot", "--detach", "--name=v", "--firmware", guest(ctl, mark(0x40) + SLEEP))
 
