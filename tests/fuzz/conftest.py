@@ -7,9 +7,10 @@ import random
 
 import pytest
 
+from tests.dbus.conftest import broker, bus_address, daemon
 from tests.kvm.conftest import build, kvm, ring
 
-__all__ = ["FACTOR", "build", "kvm", "ring", "seed"]
+__all__ = ["FACTOR", "broker", "build", "bus_address", "daemon", "kvm", "ring", "seed"]
 
 FACTOR = int(os.environ.get("CHDEBUGD_FUZZ", "1"))
 
