@@ -9,7 +9,6 @@ from pathlib import Path
 
 from chdebugd.errors import ChdebugdError
 from chdebugd.files import FileOpener, OpenFile
-from chdebugd.limits import Limits
 from chdebugd.options import VmOptions, check_name
 from chdebugd.systemd_notify import forget_fd, take_stored_fds
 from chdebugd.trace.ring import Ring
@@ -28,13 +27,10 @@ def ring_name(vm: str) -> str:
 class Adoption:
     """Makes VMs of what it finds; none of them is connected yet."""
 
-    def __init__(
-        self, socket_dir: Path, records: VmRecords, opener: FileOpener, limits: Limits
-    ) -> None:
+    def __init__(self, socket_dir: Path, records: VmRecords, opener: FileOpener) -> None:
         self._socket_dir = socket_dir
         self._records = records
         self._opener = opener
-        self._limits = limits
 
     def find(self, listener: Listener) -> Iterator[VM]:
         """A VM for each record and for each socket; without a record it `is_known` not."""
@@ -59,7 +55,7 @@ class Adoption:
 
     def restore(self, vm: VM, record: Record) -> None:
         """Give `vm` what the record, or what its process kept, says."""
-        self._records.restore(vm, record, self._limits)
+        self._records.restore(vm, record)
         vm.files = self._open_logs(vm)
         vm.is_known = True
 

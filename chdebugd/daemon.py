@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
@@ -56,6 +57,7 @@ async def run(settings: Settings) -> int:
     log_setup.set_up(settings.journal)
     limits = load_limits(settings.config)
     (settings.runtime_dir / SOCKET_DIR).mkdir(parents=True, exist_ok=True, mode=0o700)
+    _lock(settings.runtime_dir)
     stop = _watch_stop()
     children = ChildLauncher(settings.runtime_dir)
     bus = await _connect(settings.bus)
@@ -73,6 +75,18 @@ async def run(settings: Settings) -> int:
         if _is_unit(settings):
             return 1
         bus = await _connect_again(settings.bus)
+
+
+def _lock(runtime_dir: Path) -> None:
+    """Two daemons would take the VM processes from each other. Held until this process ends."""
+    fd = os.open(runtime_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise StartupError(
+            f"Another chdebugd uses {runtime_dir}; stop it, or give another --runtime-dir"
+        ) from None
 
 
 async def _open(

@@ -88,7 +88,7 @@ class Manager:
         self._watcher = watcher
         self._journal = journal
         self._records = VmRecords(self._socket_dir)
-        self._adoption = Adoption(self._socket_dir, self._records, opener, limits)
+        self._adoption = Adoption(self._socket_dir, self._records, opener)
         self._recovery = Recovery(journal)
         self._starting: set[VM] = set()
         self._leaving: dict[str, VM] = {}
@@ -128,6 +128,11 @@ class Manager:
         requested_nsec = time.monotonic_ns()
         if not vm.has_ended or vm in self._starting:
             raise WrongStateError(f"VM '{vm.name}' is {_doing(vm)}; only an ended VM can start")
+        if not vm.has_options:
+            raise WrongStateError(
+                f"The options of VM '{vm.name}' are not known to this version; remove the VM, and "
+                "start it with its options"
+            )
         self._starting.add(vm)
         try:
             await self._wait_for_former(vm)
@@ -256,8 +261,9 @@ class Manager:
             await vm.call("reopen-log", [fd])
         except ChdebugdError as error:
             log.warning("VM '%s' keeps its old log file: %s", vm.name, error)
-        finally:
             close_all([fd])
+        else:
+            vm.change_log(fd)
 
     # What VMs tell
 

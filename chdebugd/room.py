@@ -21,6 +21,8 @@ def check_room(
         raise VMExistsError(f"VM '{name}' exists; remove it, or choose another name")
     theirs = [vm for vm in vms if vm.owner == owner]
     who = f"User {owner} has"
+    _check_one(request.cpus, limits.vcpus_per_vm, "vCPUs")
+    _check_one(request.memory, limits.memory_per_vm, "bytes of guest memory")
     _check("There are", len(vms), 1, limits.vms, "VMs, remove some")
     _check(who, len(theirs), 1, limits.vms_per_user, "VMs, remove some")
     for subject, some, vcpus, memory in (
@@ -39,4 +41,11 @@ def _check(subject: str, used: int, more: int, limit: int, what: str) -> None:
         raise LimitExceededError(
             f"{subject} {used} {what}: {more} more would pass the limit of {limit} "
             "(see chdebugd.conf)"
+        )
+
+
+def _check_one(wanted: int, limit: int, what: str) -> None:
+    if wanted > limit:
+        raise LimitExceededError(
+            f"{wanted} {what} for one VM are more than the limit of {limit} (see chdebugd.conf)"
         )

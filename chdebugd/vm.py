@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,6 +73,8 @@ class VM:
         self.kill_requested = False
         self.is_known = True
         """False where an earlier daemon made it, and nothing but its socket is left."""
+        self.has_options = True
+        """False where another version made it, with options that this one does not take."""
         self.status = Status()
         self.ring: Ring | None = None
         self.boots_before = 0
@@ -171,6 +174,15 @@ class VM:
         """SIGKILL; nothing where there is none."""
         if self._link is not None:
             self._link.kill()
+
+    def change_log(self, fd: int) -> None:
+        """Its process writes log lines into this file from now on; `fd` is the VM's."""
+        for at, file in enumerate(self.files):
+            if file.role.role == "log-file":
+                self.files[at] = replace(file, fd=fd)
+                os.close(file.fd)
+                return
+        os.close(fd)
 
     def _drop_link(self) -> None:
         link, self._link = self._link, None

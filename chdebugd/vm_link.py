@@ -121,9 +121,10 @@ class VmLink:
 
     def _take(self, message: Message, fds: list[int]) -> None:
         if "hello" in message:
+            if self.greeted.done():
+                raise ValueError("It says hello twice")
             self._receiver.hello(message, fds)
-            if not self.greeted.done():
-                self.greeted.set_result(True)
+            self.greeted.set_result(True)
         elif "status" in message:
             self._receiver.status_came(Status.from_message(message["status"]))
         elif (answer := self._answers.get(message["id"])) and not answer.done():

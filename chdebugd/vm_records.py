@@ -23,6 +23,7 @@ from chdebugd.vm import VM
 
 log = logging.getLogger(__name__)
 Record = dict[str, Any]
+NO_LIMITS = Limits(vcpus_per_vm=1 << 32, memory_per_vm=1 << 64)
 
 
 class VmRecords:
@@ -69,13 +70,16 @@ class VmRecords:
             if record is not None:
                 yield path.name.removesuffix(".json"), record
 
-    def restore(self, vm: VM, record: Record, limits: Limits) -> None:
-        """Give `vm` what the record, or what its process kept, says."""
+    def restore(self, vm: VM, record: Record) -> None:
+        """Give `vm` what the record, or what its process kept, says.
+
+        Limits hold for starts: what runs was allowed by the limits of its day.
+        """
         try:
-            vm.options = parse_options(given_from_json(record.get("options", {})), limits)
+            vm.options = parse_options(given_from_json(record.get("options", {})), NO_LIMITS)
         except (ChdebugdError, TypeError, ValueError, AttributeError) as error:
-            log.warning("VM '%s' keeps running with options unknown: %s", vm.name, error)
-            vm.options = VmOptions.empty()
+            log.warning("The options of VM '%s' cannot be read again: %s", vm.name, error)
+            vm.options, vm.has_options = VmOptions.empty(), False
         vm.owner = int(record.get("owner", 0))
         vm.boots_before = int(record.get("boots_before", 0))
         if "status" in record:

@@ -41,7 +41,7 @@ STANDARD = r"org\.freedesktop\.DBus\.Error\."
 def test_a_burst_of_signals_survives_a_broker_that_does_not_read(
     broker: Broker, daemon: Daemon
 ) -> None:
-    count = 40_000
+    count = 15_000
 
     @story
     async def told(daemon: Daemon, client: Client) -> None:

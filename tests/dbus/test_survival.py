@@ -385,3 +385,79 @@ def test_a_bus_that_dies_and_comes_back_finds_the_daemon_again(
     assert daemon.process is not None
     assert daemon.process.poll() is None
     assert daemon.fds <= fds
+
+
+@story
+async def test_two_daemons_do_not_share_a_runtime_directory(daemon: Daemon, client: Client) -> None:
+    path = await client.start_vm("mine", firmware=firmware(daemon, mark(1) + SLEEP))
+    first, daemon.process = daemon.process, None
+
+    daemon.start()
+
+    second, daemon.process = daemon.process, first
+    assert second is not None
+    assert second.wait(30) == 1
+    assert "Another chdebugd uses" in daemon.messages.read_text()
+    await client.call(path, VM, "Pause")
+
+
+@story
+async def test_what_ran_under_other_limits_may_go_on_but_not_start_again(
+    daemon: Daemon, client: Client
+) -> None:
+    memory = Variant("t", 64 << 20)
+    code = firmware(daemon, mark(1) + SLEEP)
+    path = await client.start_vm("big", firmware=code, memory=memory)
+    daemon.config.write_text(f"[limits]\nmemory-per-vm = {32 << 20}\n")
+    await restarted(daemon, client)
+
+    assert (await client.get(path, "Options"))["memory"].value == 64 << 20
+    await client.call(path, VM, "Stop", "t", 0)
+    with pytest.raises(ErrorReply, match=rf"Error\.LimitExceeded.*{32 << 20}"):
+        await client.call(path, VM, "Start")
+    assert await client.get(path, "State") == "stopped"
+
+
+@story
+async def test_options_of_another_version_are_not_guessed(daemon: Daemon, client: Client) -> None:
+    path = await client.start_vm("old", firmware=firmware(daemon, mark(1) + SHUTDOWN))
+    await client.wait_state(path, "stopped")
+    record = daemon.runtime_dir / "vm" / "old.json"
+
+    def is_recorded() -> bool:
+        return "stopped" in record.read_text()
+
+    await client.wait_for(is_recorded)
+    daemon.stop()
+    record.write_text(record.read_text().replace('"firmware"', '"formware"'))
+    daemon.start()
+
+    async def is_refused() -> bool:
+        with pytest.raises(ErrorReply, match=r"WrongState.*not known|ServiceUnknown") as error:
+            await client.call(path, VM, "Start")
+        return "not known" in error.value.text
+
+    await client.wait_for(is_refused)
+
+
+@story
+async def test_after_a_reload_the_daemon_holds_the_new_log_file(
+    daemon: Daemon, client: Client
+) -> None:
+    """It writes the last lines of a VM process that dies into it."""
+    code = firmware(daemon, mark(1) + SLEEP)
+    await client.start_vm("log", firmware=code, log_file=Variant("s", "x.log"))
+    (daemon.log_dir / "x.log").rename(daemon.log_dir / "x.log.1")
+    assert daemon.process is not None
+    fds = Path(f"/proc/{daemon.process.pid}/fd")
+
+    daemon.process.send_signal(signal.SIGHUP)
+
+    def names() -> set[str]:
+        links = set()
+        for fd in fds.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                links.add(Path(os.readlink(fd)).name)
+        return links
+
+    await client.wait_for(lambda: "x.log" in names() and "x.log.1" not in names())

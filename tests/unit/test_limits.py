@@ -16,8 +16,10 @@ MIB = 1 << 20
 LIMITS = Limits(
     vms=4,
     vms_per_user=3,
+    vcpus_per_vm=5,
     vcpus_per_user=4,
     vcpus_total=6,
+    memory_per_vm=120 * MIB,
     memory_per_user=100 * MIB,
     memory_total=150 * MIB,
 )
@@ -56,6 +58,8 @@ def test_a_name_is_taken() -> None:
     [
         ([Used("abcd"[at], at) for at in range(4)], {}, "There are 4 VMs"),
         ([Used("abc"[at], ANN) for at in range(3)], {}, "User 1000 has 3 VMs"),
+        ([], {"cpus": 6}, "6 vCPUs for one VM"),
+        ([], {"memory": 121 * MIB}, "126877696 bytes of guest memory for one VM"),
         ([Used("a", ANN, cpus=3)], {"cpus": 2}, "User 1000 has 3 vCPUs"),
         ([Used("a", BOB, cpus=3)], {"cpus": 4}, "There are 3 vCPUs"),
         ([Used("a", ANN, memory=99 * MIB)], {"memory": 2 * MIB}, "User 1000 has 1038"),
