@@ -13,10 +13,10 @@ from typing import Any
 
 from chdebugd.control import StartRequest, Status
 from chdebugd.errors import ChdebugdError, StartFailedError, WrongStateError
+from chdebugd.halt_watch import HaltWatch
 from chdebugd.state import ENDED, State, check_step
-from chdebugd.trace.event import seconds
-from chdebugd.trace.journal import DEBUG, ERR, INFO, WARNING, MessageId
 from chdebugd.trace.ring import Ring
+from chdebugd.vm_entries import VmEntries
 from chdebugd.vm_equipment import Equipment
 from chdebugd.vm_loop import VmLoop
 from chdebugd.vm_sinks import VmSinks
@@ -28,10 +28,6 @@ from chdebugd.vmm.self_test import ExitCost
 Done = Callable[[ChdebugdError | None], None]
 """Called once with the answer to a request."""
 
-HALT_CHECK_FIRST = 0.05  # seconds after a boot's start; doubles while the guest sleeps
-HALT_CHECK_BUSY = 1.0
-HALT_CHECK_SHARE = 0.01  # of a CPU; a guest that takes more is not halted
-HALT_CHECK_MAX = 32.0
 RESETS_WATCHED = 10  # so many resets within a second are slowed down
 RESET_DELAY = 0.1  # seconds
 FOREVER = 1 << 62  # microseconds; a longer timeout is none
@@ -61,6 +57,8 @@ class VmLife:
         self.ring = ring
         self.signals_eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.sinks = VmSinks(loop, ring, self._sink_has_read)
+        self._entries = VmEntries(name, self.sinks, ring)
+        self._halt_watch = HaltWatch(loop, lambda: self.status.state == State.RUNNING)
         self._loop = loop
         self._socket_path = socket_path
         self._report = report
@@ -71,8 +69,6 @@ class VmLife:
         self._equipment: Equipment | None = None
         self._about_start: dict[str, str | int] = {}
         self._exit_cost = exit_cost
-        self._stalled_before = 0
-        self._failures_told: dict[str, int] = {}
         self._awaits_entry: Done | None = None
         self._awaits_end: list[Done] = []
         self._recent_resets: deque[float] = deque(maxlen=RESETS_WATCHED)
@@ -178,8 +174,7 @@ class VmLife:
         assert self._equipment is not None
         self._enter(State.STARTING)
         self.ring.start_boot(time.monotonic_ns(), began)
-        self._stalled_before = self.ring.stalled_nsec
-        self._failures_told = {}
+        self._entries.begin_boot()
         try:
             self._kvm = self._kvm or Kvm.open()
             config = self._equipment.machine_config(self._kvm)
@@ -190,7 +185,7 @@ class VmLife:
                 self.ring,
                 wakers,
                 ended=lambda: os.eventfd_write(self._ended_eventfd, 1),
-                phase=self._phase,
+                phase=self._entries.phase,
             )
         except ChdebugdError as error:
             self._start_failed(error)
@@ -198,37 +193,11 @@ class VmLife:
         except OSError as error:
             self._start_failed(StartFailedError(f"The machine cannot be built: {error}"))
             return
-        self._post(
-            MessageId.VM_STARTED,
-            f"VM '{self.name}' starts boot {self.ring.boot}",
-            INFO,
-            CPUS=str(config.cpus),
-            MEMORY=str(config.memory),
-            START_NSEC=str(self.ring.start_nsec),
-            **{name: str(value) for name, value in self._about_start.items() if value},
-        )
-        self._tell_exit_cost()
+        self._entries.started(config, self._about_start)
+        if self._exit_cost:
+            self._entries.exit_cost(self._exit_cost)
         self._machine.start()
-        self._halt_check_after(HALT_CHECK_FIRST, 0)
-
-    def _tell_exit_cost(self) -> None:
-        cost = self._exit_cost
-        if cost is None:
-            return
-        if cost.traps:
-            self._post(
-                MessageId.EXIT_COST,
-                f"One mark costs the guest about {cost.nsec} ns on this host",
-                DEBUG,
-                EXIT_COST_NSEC=str(cost.nsec),
-            )
-        else:
-            self._post(
-                MessageId.PORT_PASSES_THROUGH,
-                "KVM of this host lets guests write to port 0x80 itself, so no mark will be seen; "
-                "use Linux 4.15 or later",
-                ERR,
-            )
+        self._halt_watch.begin(self._machine)
 
     def _start_failed(self, error: ChdebugdError) -> None:
         self._answer_start(error)
@@ -253,26 +222,15 @@ class VmLife:
         """Called at each wake-up of the sinks, which the machine causes to be heard."""
         self._entered()
         if self._machine is not None:
-            self._tell_failures(self._machine)
+            self._entries.failures(self._machine)
 
     def _entered(self) -> None:
         """VCPU 0 may just have entered the guest."""
         if self.status.state != State.STARTING or not self.ring.first_entry_nsec:
             return
-        self._phase("first-entry", self.ring.first_entry_nsec)
+        self._entries.phase("first-entry", self.ring.first_entry_nsec)
         self._enter(State.RUNNING)
         self._answer_start(None)
-
-    def _phase(self, phase: str, at: int | None = None) -> None:
-        elapsed = (at or time.monotonic_ns()) - self.ring.start_nsec
-        self._post(
-            MessageId.HOST_PHASE,
-            f"Host phase {phase} after {seconds(elapsed)} seconds",
-            DEBUG,
-            PHASE=phase,
-            ELAPSED=seconds(elapsed),
-            ELAPSED_NSEC=str(elapsed),
-        )
 
     # The end of a boot
 
@@ -283,10 +241,10 @@ class VmLife:
             return
         self._entered()
         machine.close()
-        self._tell_failures(machine, final=True)
+        self._entries.failures(machine, final=True)
         assert machine.outcome is not None
-        self._loop.cancel("halt-check")
-        self._tell_stall()
+        self._halt_watch.end()
+        self._entries.stall()
         if machine.outcome.result == Result.RESET and self.status.state != State.STOPPING:
             self._next_boot(machine.outcome)
         else:
@@ -295,13 +253,7 @@ class VmLife:
 
     def _next_boot(self, outcome: Outcome) -> None:
         self._about_start.pop("REQUESTED_NSEC", None)
-        self._post(
-            MessageId.VM_RESET,
-            f"{outcome.sentence}; boot {self.ring.boot + 1} follows",
-            INFO,
-            NEXT_BOOT=self.ring.boot_id(self.ring.boot + 1),
-            EVENTS=str(self.ring.boot_events()),
-        )
+        self._entries.reset(outcome)
         now = time.monotonic()
         recent = self._recent_resets
         hurry = len(recent) == RESETS_WATCHED and now - recent[0] < 1
@@ -310,48 +262,14 @@ class VmLife:
             "boot", RESET_DELAY if hurry else 0, lambda: self._boot(time.monotonic_ns())
         )
 
-    def _tell_failures(self, machine: Machine, *, final: bool = False) -> None:
-        """A device's first failure at once, and how many there were at the end of the boot."""
-        for device, (count, error) in machine.failures.items():
-            told = self._failures_told.get(device, 0)
-            if told and not (final and count > told):
-                continue
-            self._failures_told[device] = count
-            self._post(
-                MessageId.DISK_ERROR,
-                f"The host failed {count} requests of {device}: {os.strerror(error)}",
-                ERR,
-                DEVICE=device,
-                ERRNO=str(error),
-                FAILURES=str(count),
-            )
-
-    def _tell_stall(self) -> None:
-        nsec = self.ring.stalled_nsec - self._stalled_before
-        if nsec:
-            self._post(
-                MessageId.VM_STALLED,
-                f"The guest waited {nsec // 1000} us on a full event ring in this boot",
-                WARNING,
-                STALLED_USEC=str(nsec // 1000),
-            )
-
     def _end(self, outcome: Outcome) -> None:
         self._loop.cancel("boot")
         if self._equipment:
             self._equipment.close()  # first: who sees the VM ended may use its disks
-        good = outcome.result in GOOD
-        state = State.STOPPED if good else State.FAILED
+        state = State.STOPPED if outcome.result in GOOD else State.FAILED
         if self.status.state == State.CREATED:
             self.status = self.status._replace(state=State.STARTING)
-        self._post(
-            MessageId.VM_STOPPED if good else MessageId.VM_FAILED,
-            f"VM '{self.name}' {state}: {outcome.sentence}",
-            INFO if good else ERR,
-            RESULT=outcome.result,
-            EVENTS=str(self.ring.boot_events()),
-            **outcome.fields,
-        )
+        self._entries.ended(state, outcome)
         self.status = self.status._replace(result=outcome.result, sentence=outcome.sentence)
         self._enter(state)
         self._answer_start(StartFailedError(outcome.sentence))
@@ -365,30 +283,5 @@ class VmLife:
         self.status = self.status._replace(state=check_step(State(self.status.state), state))
         if self._equipment:
             self.status = self.status._replace(terminals=self._equipment.terminals)
-        self._post(MessageId.VM_STATE, f"VM '{self.name}' is {state}", INFO, STATE=state)
+        self._entries.state(state)
         self._report(self.status)
-
-    def _post(self, kind: MessageId, message: str, priority: int, **fields: str) -> None:
-        if self.sinks.journal:
-            self.sinks.journal.post(kind, message, priority, **fields)
-            self.sinks.wake()
-
-    # A guest that halted with interrupts off never comes back to tell
-
-    def _halt_check_after(self, delay: float, seen_nsec: int) -> None:
-        self._loop.call_later("halt-check", delay, lambda: self._check_halt(delay, seen_nsec))
-
-    def _check_halt(self, delay: float, seen_nsec: int) -> None:
-        """Look closer, which stops the vCPUs for a moment, only where they hardly take CPU time.
-
-        Not none: the look itself takes some.
-        """
-        machine = self._machine
-        if machine is None:
-            return
-        if machine.cpu_nsec - seen_nsec > delay * HALT_CHECK_SHARE * 1e9:
-            self._halt_check_after(min(2 * delay, HALT_CHECK_BUSY), machine.cpu_nsec)
-            return
-        if self.status.state == State.RUNNING:
-            machine.end_if_dead_halted()
-        self._halt_check_after(min(2 * delay, HALT_CHECK_MAX), machine.cpu_nsec)

@@ -1,0 +1,44 @@
+"""Finds a guest that halted with interrupts off: it never comes back to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chdebugd.vm_loop import VmLoop
+from chdebugd.vmm.machine import Machine
+
+FIRST = 0.05  # seconds after a boot's start; doubles while the guest sleeps
+BUSY_MAX = 1.0
+SLEEPING_MAX = 32.0
+SHARE = 0.01  # of a CPU; a guest that takes more is not halted
+
+
+class HaltWatch:
+    """Watches one machine at a time. `may_look` tells whether its vCPUs are running at all."""
+
+    def __init__(self, loop: VmLoop, may_look: Callable[[], bool]) -> None:
+        self._loop = loop
+        self._may_look = may_look
+
+    def begin(self, machine: Machine) -> None:
+        """From the start of a boot."""
+        self._after(machine, FIRST, 0)
+
+    def end(self) -> None:
+        """The machine is over; nothing where none is watched."""
+        self._loop.cancel("halt-check")
+
+    def _after(self, machine: Machine, delay: float, seen_nsec: int) -> None:
+        self._loop.call_later("halt-check", delay, lambda: self._check(machine, delay, seen_nsec))
+
+    def _check(self, machine: Machine, delay: float, seen_nsec: int) -> None:
+        """Look closer, which stops the vCPUs for a moment, only where they hardly take CPU time.
+
+        Not none: the look itself takes some.
+        """
+        if machine.cpu_nsec - seen_nsec > delay * SHARE * 1e9:
+            self._after(machine, min(2 * delay, BUSY_MAX), machine.cpu_nsec)
+            return
+        if self._may_look():
+            machine.end_if_dead_halted()
+        self._after(machine, min(2 * delay, SLEEPING_MAX), machine.cpu_nsec)
