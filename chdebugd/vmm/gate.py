@@ -25,9 +25,9 @@ class Gate:
             return not self.is_ended
 
     def open(self) -> None:
-        """Let all threads go on."""
+        """Let all threads go on; nothing where the gate has ended."""
         with self._condition:
-            self.is_open = True
+            self.is_open = not self.is_ended
             self._condition.notify_all()
 
     def close(self) -> None:
