@@ -20,7 +20,7 @@ from container.host import check_host
 from container.trouble import ContainerError
 
 BOOT_TIMEOUT = 90  # seconds
-TIMEOUT = 120  # seconds that a command may take
+TIMEOUT = 300  # seconds that a command may take
 KVM = (10, 232)  # Linux Documentation/admin-guide/devices.txt
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MANAGER = ("org.chdebugd1", "/org/chdebugd1", "org.chdebugd1.Manager")
@@ -29,29 +29,37 @@ NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root
 # In namespaces of its own: what runs and what is mounted goes with the first process of them.
 START = """
 set -e
-place=$1 root=$2
-shift 2
+place=$1 layers=$2 keep=$3
+shift 3
 for procs in "$@"; do echo $$ > "$procs"; done
 mount -t tmpfs -o mode=755 chdebugd "$place"
 mkdir "$place/upper" "$place/work" "$place/root"
-mount -t overlay -o "lowerdir=$root,upperdir=$place/upper,workdir=$place/work" overlay "$place/root"
-exec systemd-nspawn --quiet --boot --directory="$place/root" --keep-unit --register=no \
+options="lowerdir=$layers,upperdir=$place/upper,workdir=$place/work"
+mount -t overlay -o "$options" overlay "$place/root"
+systemd-nspawn --quiet --boot --directory="$place/root" --keep-unit --register=no \
     --private-network --console=pipe --notify-ready=yes --link-journal=no
+[ -z "$keep" ] || cp --archive "$place/upper" "$keep"
 """
 
 
 class Container:
     """The Debian in `root`, booted. All that it writes is in memory; nothing outlives us."""
 
-    def __init__(self, root: Path) -> None:
-        """Boot; done once systemd says so. Raises ContainerError."""
+    def __init__(self, root: Path, *, over: Path | None = None, keep: Path | None = None) -> None:
+        """Boot; done once systemd says so. Raises ContainerError.
+
+        `keep` is a directory that `power_off` makes of what was written; as `over` it lies over
+        the same root in another container.
+        """
         check_host()
         with contextlib.ExitStack() as stack:
             self._console: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
             prefix, groups = stack.enter_context(own_group())
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
                 notified.bind(f"\0chdebugd-container-{os.getpid()}-{id(self)}")
-                self._supervisor = self._start(prefix, groups, root, notified.getsockname())
+                layers = f"{over}:{root}" if over else str(root)
+                words = [str(place_beside(root)), layers, str(keep or ""), *map(str, groups)]
+                self._supervisor = self._start(prefix, words, notified.getsockname())
                 stack.callback(self._end)
                 # Closed after that: systemd tells of each job, and would wait for who reads it.
                 self.leader = self._wait_ready(notified)
@@ -166,13 +174,11 @@ class Container:
     # How it boots
 
     def _start(
-        self, prefix: list[str], groups: list[Path], root: Path, address: bytes
+        self, prefix: list[str], words: list[str], address: bytes
     ) -> subprocess.Popen[bytes]:
-        place = root.parent / "mnt"
-        place.mkdir(exist_ok=True)
         command = ["setpriv", "--pdeathsig=KILL", *prefix]
         command += ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child=KILL"]
-        command += ["sh", "-c", START, "sh", str(place), str(root), *map(str, groups)]
+        command += ["sh", "-c", START, "sh", *words]
         environment = os.environ | {
             "NOTIFY_SOCKET": "@" + address[1:].decode(),
             "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
@@ -202,7 +208,7 @@ class Container:
         while True:
             with contextlib.suppress(TimeoutError):
                 if "READY=1" in notified.recv(4096).decode().splitlines():
-                    return _only_child(_only_child(self._supervisor.pid))
+                    return _only_child(_only_child(_only_child(self._supervisor.pid)))
             if self._supervisor.poll() is not None or time.monotonic() > deadline:
                 raise ContainerError(f"The container did not boot:\n{self.console()}")
 
@@ -219,6 +225,13 @@ class Container:
 
     def _group_of(self, user: str) -> str:
         return self.run("id", "--group", user).stdout.strip()
+
+
+def place_beside(root: Path) -> Path:
+    """An empty directory: each container mounts its own files there, where only it sees them."""
+    place = root.parent / "mnt"
+    place.mkdir(exist_ok=True)
+    return place
 
 
 def _only_child(pid: int) -> int:

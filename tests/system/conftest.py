@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from chdebugd.object_path import vm_path
 from tests.guests import rom
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 60  # seconds for anything that must happen
+TIMEOUT = 120  # seconds for anything that must happen
 DEMO_EVENTS = 10  # marks of the embedded demo guest
 VM = "org.chdebugd1.VM"
 
@@ -50,6 +51,14 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
         terminalreporter.section(title, sep="!")
 
 
+def pytest_exception_interact(node: pytest.Item, report: pytest.TestReport) -> None:
+    """A test that failed shows the journal of its container."""
+    for value in getattr(node, "funcargs", {}).values():
+        if isinstance(value, Container):
+            said = value.run("journalctl", "--no-pager", "--lines=100", check=False).stdout
+            report.sections.append(("Journal of the container", said))
+
+
 @pytest.fixture(scope="session")
 def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package, built from this checkout."""
@@ -65,19 +74,28 @@ def root(deb: Path) -> Path:
     return debian_root("bookworm", deb)
 
 
-@pytest.fixture(scope="module")
-def container(root: Path, deb: Path) -> Iterator[Container]:
-    """Booted and with the package installed, for all tests of a module."""
-    with Container(root) as container:
+@pytest.fixture(scope="session")
+def installed(root: Path, deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the installation of the package wrote over `root`."""
+    layer = tmp_path_factory.mktemp("installed") / "layer"
+    with Container(root, keep=layer) as container:
         container.install(deb)
+        container.power_off()
+    yield layer
+    shutil.rmtree(layer)
+
+
+@pytest.fixture(scope="module")
+def container(root: Path, installed: Path) -> Iterator[Container]:
+    """Booted and with the package installed, for all tests of a module."""
+    with Container(root, over=installed) as container:
         yield container
 
 
 @pytest.fixture
-def fresh_container(root: Path, deb: Path) -> Iterator[Container]:
+def fresh_container(root: Path, installed: Path) -> Iterator[Container]:
     """The same for one test, which may break it."""
-    with Container(root) as container:
-        container.install(deb)
+    with Container(root, over=installed) as container:
         yield container
 
 
