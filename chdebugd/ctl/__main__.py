@@ -21,6 +21,7 @@ from chdebugd.ctl import (
 )
 from chdebugd.ctl.arguments import build_parser
 from chdebugd.ctl.errors import CtlError, ExitStatus
+from chdebugd.ctl.output import accept_any_text
 
 FILES = [
     boot.add,
@@ -40,6 +41,7 @@ FILES = [
 
 def main() -> int:
     """Run one verb; the exit statuses are those of ExitStatus."""
+    accept_any_text()
     given = build_parser(FILES).parse_args()
     try:
         status = int(given.run(given))

@@ -23,7 +23,7 @@ from chdebugd.ctl.compare import Comparison, add_tolerance
 from chdebugd.ctl.comparison import BUDGET_RUNS_MIN, NO_SCIPY, exceeds, has_scipy
 from chdebugd.ctl.errors import CtlError, ExitStatus, UsageError
 from chdebugd.ctl.host_facts import host_facts
-from chdebugd.ctl.output import duration
+from chdebugd.ctl.output import duration, write_result
 from chdebugd.ctl.samples import Samples, sample
 from chdebugd.ctl.saved_runs import load_boots
 
@@ -171,15 +171,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 def _export(wanted: list[list[str]], report: Report) -> None:
     for kind, *paths in wanted:
         text = {"json": _json_text, "csv": Report.to_csv, "md": Report.to_markdown}[kind](report)
-        if not paths:
-            sys.stdout.write(text)
-            continue
-        try:
-            Path(paths[0]).write_text(text)
-        except OSError as error:
-            raise CtlError(
-                f"Cannot write '{paths[0]}': {error.strerror}; name another file"
-            ) from None
+        write_result(text, paths[0] if paths else None)
 
 
 def _json_text(report: Report) -> str:

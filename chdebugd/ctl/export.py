@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import socket
-import sys
-from pathlib import Path
 from typing import Any
 
 from chdebugd.ctl.arguments import Verbs, output_of, place_of
 from chdebugd.ctl.boot_finder import find_boots
 from chdebugd.ctl.boots import Boot
 from chdebugd.ctl.chrome_trace import chrome_trace
-from chdebugd.ctl.errors import CtlError
 from chdebugd.ctl.events import BOOT_HELP
 from chdebugd.ctl.host_facts import host_facts
 from chdebugd.ctl.otlp import otlp
+from chdebugd.ctl.output import write_result
 from chdebugd.ctl.place import Place
 from chdebugd.ctl.saved_runs import document
 
@@ -41,15 +39,7 @@ def _run(given: argparse.Namespace) -> int:
     boots = [boot for spec in given.boot for boot in find_boots(place, spec)]
     indent = 2 if output_of(given).json == "pretty" else None
     text = json.dumps(_document(given.format, boots, place), indent=indent) + "\n"
-    if given.output is None:
-        sys.stdout.write(text)
-        return 0
-    try:
-        Path(given.output).write_text(text)
-    except OSError as error:
-        raise CtlError(
-            f"Cannot write '{given.output}': {error.strerror}; name another file"
-        ) from None
+    write_result(text, given.output)
     return 0
 
 

@@ -14,7 +14,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
+
+from chdebugd.ctl.errors import CtlError
 
 PAGER = "less"
 RICH_ROWS = 2000  # more of them take rich too long
@@ -64,6 +67,13 @@ class Output:
             subprocess.run([pager], input=text.getvalue(), text=True, check=False, env=environment)
         except OSError:  # no pager is installed
             sys.stdout.write(text.getvalue())
+
+
+def accept_any_text() -> None:
+    """Let names that the terminal's character set lacks be escaped, not be an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @dataclass
@@ -119,6 +129,20 @@ class Table:
         with console.capture() as captured:
             console.print(table)
         return captured.get()
+
+
+def write_result(text: str, path: str | None) -> None:
+    """Write a document to a file or stdout, in UTF-8 whatever the locale; raises CtlError."""
+    data = text.encode(errors="backslashreplace")
+    if path is None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        Path(path).write_bytes(data)
+    except OSError as error:
+        raise CtlError(f"Cannot write '{path}': {error.strerror}; name another file") from None
 
 
 def milliseconds(nsec: float) -> str:

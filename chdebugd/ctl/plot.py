@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 from xml.sax.saxutils import escape
 
 from chdebugd.ctl.arguments import Verbs, place_of
 from chdebugd.ctl.boot_finder import find_boots
 from chdebugd.ctl.boots import Boot
-from chdebugd.ctl.errors import CtlError, UsageError
+from chdebugd.ctl.errors import UsageError
 from chdebugd.ctl.events import BOOT_HELP
+from chdebugd.ctl.output import write_result
 from chdebugd.ctl.plot_drawing import PLOT_END, PLOT_X, WIDTH, draw, printable
 from chdebugd.ctl.plot_rows import rows_of
 from chdebugd.ctl.steps import START
@@ -39,15 +39,7 @@ def _run(given: argparse.Namespace) -> int:
     if len(boots) > BOOTS_MAX:
         raise UsageError(f"{len(boots)} boots are too many for one drawing; name {BOOTS_MAX}")
     text = page(boots, given.origin) if given.html else svg(boots, given.origin)
-    if given.output is None:
-        sys.stdout.write(text)
-        return 0
-    try:
-        Path(given.output).write_text(text)
-    except OSError as error:
-        raise CtlError(
-            f"Cannot write '{given.output}': {error.strerror}; name another file"
-        ) from None
+    write_result(text, given.output)
     return 0
 
 
@@ -75,4 +67,4 @@ def _title(boots: list[Boot]) -> str:
 
 
 def _template(name: str) -> Template:
-    return Template((files(__package__) / name).read_text())
+    return Template((files(__package__) / name).read_text(encoding="utf-8"))

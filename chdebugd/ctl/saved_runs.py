@@ -25,7 +25,7 @@ def document(boots: list[Boot], **more: Any) -> dict[str, Any]:
 def load_boots(path: Path) -> list[Boot]:
     """The boots in a file, at least one; raises CtlError."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CtlError(f"Cannot read '{path}': {error.strerror}; name a saved run") from None
     except ValueError as error:

@@ -66,7 +66,7 @@ class CodeMap:
     def read(cls, path: Path) -> Self:
         """The map in a file; raises CodeMapError."""
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
             data = tomllib.loads(text)
         except (OSError, ValueError, RecursionError) as error:
             raise CodeMapError(f"Code map {path}: {error}") from None

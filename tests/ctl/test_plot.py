@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +19,10 @@ from chdebugd.ctl.boots import Boot, Mark
 from chdebugd.ctl.plot import page, svg
 from chdebugd.ctl.plot_drawing import Scale, fitted, short, text_width
 from chdebugd.ctl.plot_rows import ROWS_MAX, rows_of
+from chdebugd.ctl.saved_runs import document
 from tests.ctl.boots import boot
 from tests.ctl.chromium import evaluate
+from tests.dbus.conftest import ROOT
 
 SVG = "{http://www.w3.org/2000/svg}"
 needs_chromium = pytest.mark.skipif(
@@ -240,6 +246,27 @@ def test_the_page_is_readable_however_far_it_is_zoomed(tmp_path: Path) -> None:
 
     assert count > 50
     assert seen == []
+
+
+@pytest.mark.parametrize("where", [["-o", "drawing.svg"], []])
+def test_a_drawing_is_utf_8_in_any_locale(tmp_path: Path, where: list[str]) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(document([named("名前", "S")])))
+    command = [sys.executable, "-m", "chdebugd.ctl", "plot", "run.json", *where]
+    locale = os.environ | {"PYTHONPATH": str(ROOT), "LC_ALL": "en_US.ISO-8859-1"}
+    locale |= {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+
+    done = subprocess.run(command, cwd=tmp_path, env=locale, capture_output=True, check=True)
+    time = subprocess.run(
+        [*command[:3], "time", "run.json"],
+        cwd=tmp_path,
+        env=locale,
+        capture_output=True,
+        check=True,
+    )
+
+    assert b"0x40 \\u540d\\u524d" in time.stdout
+    data = (tmp_path / "drawing.svg").read_bytes() if where else done.stdout
+    assert "0x40 名前" in {text.text for text in ET.fromstring(data).iter(f"{SVG}text")}
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
