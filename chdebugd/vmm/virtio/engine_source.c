@@ -2,207 +2,21 @@
  *
  * The data path of one virtio device: a thread that serves its queues without
  * Python, woken by an ioeventfd, and interrupts by MSI or by the INTx wire.
- *
- * Two locks. `work` is held by whoever touches queues: the thread while it
- * serves, a vCPU while it changes them. `wires` guards interrupt state and is
- * taken last. `holds` counts those who wait for `work` or want the thread to
- * stand still; the thread looks at it between two requests.
  */
 #include <errno.h>
-#include <linux/kvm.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sys/ioctl.h>
-#include <sys/random.h>
 
-#include "block.h"
+#include "engine.h"
+#include "entropy.h"
 #include "filter.h"
-#include "net.h"
-#include "queue.h"
+#include "interrupt.h"
 
-#define CHD_QUEUES 2
-#define CHD_VECTORS (CHD_QUEUES + 1)
-#define CHD_NO_VECTOR 0xffff
-#define CHD_STACK (128 * 1024)   /* bytes */
-#define CHD_ENTROPY_MAX 65536    /* bytes a request */
-#define CHD_ISR_QUEUE 1
-#define CHD_ISR_CONFIG 2
-
-enum { CHD_BLOCK, CHD_ENTROPY, CHD_NET };
-
-/* A GSI that several devices hold high together. */
-struct chd_line {
-        int vm_fd;
-        uint32_t gsi;
-        uint32_t holders; /* a bit a device */
-        pthread_mutex_t lock;
-};
-
-struct chd_vector {
-        uint64_t address;
-        uint32_t data;
-        int masked;
-        int pending;
-};
-
-struct chd_engine {
-        int kind;
-        int vm_fd;
-        int kick; /* eventfd */
-        int n_queues;
-        uint64_t features; /* that the driver accepted */
-        struct chd_ram ram;
-        struct chd_block block;
-        struct chd_net net;
-
-        struct chd_line *line;
-        uint32_t line_bit;
-        uint16_t config_vector;
-        int msix_on;
-        int msix_masked;
-        int intx_off;
-        uint32_t isr;
-        struct chd_vector vectors[CHD_VECTORS];
-        pthread_mutex_t wires;
-
-        _Atomic int holds;
-        _Atomic int broken; /* the guest broke a rule; nothing is served until a reset */
-        int stop;
-        int has_thread;
-        pthread_t thread;
-        pthread_mutex_t work;
-        pthread_cond_t free;
-        struct chd_queue queues[CHD_QUEUES];
-        struct chd_chain chain;
-};
-
-/* Interrupts */
-
-static void chd_line_init(struct chd_line *line)
-{
-        pthread_mutex_init(&line->lock, NULL);
-}
-
-static void chd_line_hold(struct chd_line *line, uint32_t bit, int level)
-{
-        struct kvm_irq_level pin = { .irq = line->gsi, .level = level ? 1 : 0 };
-        uint32_t before;
-
-        pthread_mutex_lock(&line->lock);
-        before = line->holders;
-        line->holders = level ? before | bit : before & ~bit;
-        if (!before != !line->holders)
-                ioctl(line->vm_fd, KVM_IRQ_LINE, &pin);
-        pthread_mutex_unlock(&line->lock);
-}
-
-static void chd_update_line(struct chd_engine *engine)
-{
-        int level = engine->isr && !engine->msix_on && !engine->intx_off;
-
-        chd_line_hold(engine->line, engine->line_bit, level);
-}
-
-/* A message that the guest made up goes nowhere; KVM says so, and it is the guest's loss. */
-static void chd_send(struct chd_engine *engine, struct chd_vector *vector)
-{
-        struct kvm_msi msi = {
-                .address_lo = (uint32_t)vector->address,
-                .address_hi = (uint32_t)(vector->address >> 32),
-                .data = vector->data,
-        };
-
-        if (engine->msix_masked || vector->masked) {
-                vector->pending = 1;
-                return;
-        }
-        vector->pending = 0;
-        ioctl(engine->vm_fd, KVM_SIGNAL_MSI, &msi);
-}
-
-static void chd_interrupt(struct chd_engine *engine, uint16_t vector, uint32_t isr)
-{
-        pthread_mutex_lock(&engine->wires);
-        if (!engine->msix_on) {
-                engine->isr |= isr;
-                chd_update_line(engine);
-        } else if (vector < CHD_VECTORS) {
-                chd_send(engine, &engine->vectors[vector]);
-        }
-        pthread_mutex_unlock(&engine->wires);
-}
-
-static void chd_engine_set_vector(struct chd_engine *engine, int index, uint64_t address,
-                                  uint32_t data, int masked)
-{
-        struct chd_vector *vector = &engine->vectors[index];
-
-        pthread_mutex_lock(&engine->wires);
-        vector->address = address;
-        vector->data = data;
-        vector->masked = masked;
-        if (vector->pending && engine->msix_on)
-                chd_send(engine, vector);
-        pthread_mutex_unlock(&engine->wires);
-}
-
-static void chd_engine_set_interrupts(struct chd_engine *engine, int msix_on, int msix_masked,
-                                      int intx_off)
-{
-        pthread_mutex_lock(&engine->wires);
-        engine->msix_on = msix_on;
-        engine->msix_masked = msix_masked;
-        engine->intx_off = intx_off;
-        for (int i = 0; msix_on && i < CHD_VECTORS; i++)
-                if (engine->vectors[i].pending)
-                        chd_send(engine, &engine->vectors[i]);
-        chd_update_line(engine);
-        pthread_mutex_unlock(&engine->wires);
-}
-
-/* Read and clear the interrupt status, which lowers the wire. */
-static int chd_engine_take_isr(struct chd_engine *engine)
-{
-        uint32_t isr;
-
-        pthread_mutex_lock(&engine->wires);
-        isr = engine->isr;
-        engine->isr = 0;
-        chd_update_line(engine);
-        pthread_mutex_unlock(&engine->wires);
-        return (int)isr;
-}
+#define CHD_STACK (128 * 1024) /* bytes */
 
 /* Serving */
-
-static int64_t chd_entropy_serve(struct chd_chain *chain)
-{
-        uint8_t bytes[256];
-        uint64_t left = chain->in_bytes < CHD_ENTROPY_MAX ? chain->in_bytes : CHD_ENTROPY_MAX;
-        int64_t done = 0;
-
-        if (chain->n_out)
-                return -EINVAL;
-        for (int i = 0; left && i < chain->n_in; i++) {
-                struct iovec part = chain->in[i];
-
-                while (left && part.iov_len) {
-                        size_t some = part.iov_len < sizeof(bytes) ? part.iov_len : sizeof(bytes);
-
-                        some = left < some ? left : some;
-                        if (getrandom(bytes, some, 0) != (ssize_t)some)
-                                return done;
-                        memcpy(part.iov_base, bytes, some);
-                        part.iov_base = (uint8_t *)part.iov_base + some;
-                        part.iov_len -= some;
-                        left -= some;
-                        done += (int64_t)some;
-                }
-        }
-        return done;
-}
 
 static int64_t chd_serve(struct chd_engine *engine, int index)
 {
