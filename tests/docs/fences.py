@@ -11,7 +11,7 @@ from pathlib import Path
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"^(?:<!-- run: ([a-z-]+) -->\n)?```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OUTPUT = re.compile(r"^<!-- output of: (.+) -->\n```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PLACES = ("build", "container", "collector", "lab", "lab-guest")
+PLACES = ("build", "container", "collector", "guest", "lab", "lab-guest")
 
 
 def blocks() -> list[tuple[str, str]]:

@@ -92,6 +92,22 @@ def test_the_journal_of_a_host_arrives_at_the_collector(container: Container) ->
         follow(says_yes(container), command)
 
 
+def test_the_guest_kit_is_enabled_and_not_started(deb: Path, container: Container) -> None:
+    """The container stands for a guest; the marks of its boot were due before the installation."""
+    [package] = deb.parent.glob("chdebugd-guest_*.deb")
+    says_yes(container).put(f"/root/{package.name}", package)
+
+    for command in commands("guest"):
+        follow(container, command)
+
+    for target in ("sysinit", "basic", "network-online", "multi-user"):
+        unit = f"chdebug-mark-{target}.service"
+        assert typed(container, f"systemctl is-enabled {unit}").stdout == "enabled\n"
+        assert typed(container, f"systemctl is-active {unit}").stdout == "inactive\n"
+    wants = "/etc/systemd/system/cron.service.wants/chdebug-mark-ready@cron.service"
+    assert typed(container, f"test -e {wants}").returncode == 0
+
+
 def test_the_commands_of_the_man_pages_work(container: Container) -> None:
     """Those of org.chdebugd1(5) and chdebugd(8), in the order in which they stand there."""
     for page in ("org.chdebugd1.5", "chdebugd.8"):
