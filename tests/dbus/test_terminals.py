@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import stat
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from chdebugd.dbus_library import Variant
 from chdebugd.trace.journal import MessageId
-from tests.dbus.conftest import Client, Daemon, file_with, story
+from tests.dbus.conftest import TIMEOUT, Client, Daemon, file_with, story
 from tests.guests import SHUTDOWN, rom
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
@@ -33,6 +34,8 @@ ECHO = (
 def read_all(fd: int, size: int) -> bytes:
     data = b""
     while len(data) < size:
+        ready, _, _ = select.select([fd], [], [], TIMEOUT)
+        assert ready, f"nothing came after {data!r}"
         data += os.read(fd, size - len(data))
     return data
 
@@ -62,6 +65,7 @@ async def test_a_socket_serves_who_connected_last(daemon: Daemon, client: Client
     assert stat.S_IMODE(os.stat(place).st_mode) == 0o600
 
     with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        first.settimeout(TIMEOUT)
         first.connect(place)
         second.connect(place)
         assert await asyncio.to_thread(first.recv, 1) == b""
