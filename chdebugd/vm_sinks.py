@@ -112,8 +112,7 @@ class VmSinks:
                 WARNING,
                 LOST_LINES=str(self.log.lost_lines),
             )
-        if progress != Progress.IDLE:
-            self._log_failed = error is not None
+        self._log_failed = error is not None
         return progress
 
     def _tell_drops(self, *, final: bool = False) -> None:
