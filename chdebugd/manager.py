@@ -142,8 +142,11 @@ class Manager:
             close_all([file.fd for file in vm.files])
             vm.files, vm.requested_nsec, vm.kill_requested = files, requested_nsec, False
             await self._boot(vm)
-        except NotRespondingError:
-            await self._end_process(vm)
+        except ChdebugdError as error:
+            if isinstance(error, NotRespondingError):
+                await self._end_process(vm)
+            if vm.state == State.CREATED:  # its new process came no further
+                vm.set_died(Result.START_FAILED, str(error))
             raise
         finally:
             self._starting.discard(vm)
@@ -219,22 +222,22 @@ class Manager:
 
     async def kill(self, vm: VM) -> None:
         """Switch off, and end the process where it does not do so itself."""
+        if vm in self._starting and (vm.has_ended or not vm.has_process):
+            raise WrongStateError(f"VM '{vm.name}' is being started; wait until it runs")
         if vm.has_ended:
             return
-        if not vm.has_process:
-            raise WrongStateError(f"VM '{vm.name}' is {_doing(vm)}; wait until it runs")
+        vm.kill_requested = True
+        if not vm.has_process:  # it lets nobody in, since before this daemon
+            await self._launcher.kill(vm.name)
+            return
         try:
             await vm.call("kill")
         except ChdebugdError:  # it hangs, or is just about to be gone
-            if vm.has_ended:
-                return
-            vm.kill_requested = True
-            await self._end_process(vm)
+            if not vm.has_ended:
+                await self._end_process(vm)
 
     async def remove(self, vm: VM) -> None:
         """Kill it where it runs, and forget it; its process may still write marks."""
-        if vm in self._starting and vm.has_ended:
-            raise WrongStateError(f"VM '{vm.name}' is being started; wait until it runs")
         await self.kill(vm)
         if self.vms.get(vm.name) is not vm:
             raise NoSuchVMError(f"VM '{vm.name}' has been removed already")
@@ -273,6 +276,10 @@ class Manager:
             store_fd(ring_name(vm.name), vm.ring.fd)
         if vm.state == State.CREATED and vm not in self._starting:
             self._spawn(self._discard(vm))  # the daemon that wanted it died before it said so
+            return
+        if not vm.is_known and vm.has_ended:  # removed, and it still writes its marks
+            del self.vms[vm.name]
+            self._leaving[vm.name] = vm
             return
         if not vm.is_known:
             self._adoption.restore(vm, keep)

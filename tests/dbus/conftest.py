@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -263,7 +263,8 @@ def vm_pids(runtime_dir: Path) -> dict[str, int]:
 
 def end_vm_processes(runtime_dir: Path) -> None:
     for pid in vm_pids(runtime_dir).values():
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 MANAGER = ("/org/chdebugd1", "org.chdebugd1.Manager")

@@ -461,3 +461,63 @@ async def test_after_a_reload_the_daemon_holds_the_new_log_file(
         return links
 
     await client.wait_for(lambda: "x.log" in names() and "x.log.1" not in names())
+
+
+DIES_AT_THE_START = """
+import os, socket, sys
+from chdebugd.control import Channel, Status
+from chdebugd.trace.ring import Ring
+
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+connection, _ = listener.accept()
+hello = {"hello": Status().to_message(), "pid": os.getpid(), "keep": {}}
+Channel(connection).send(hello, [Ring.create().fd, os.eventfd(0)])
+connection.setblocking(True)
+connection.recv(65536)
+"""
+
+
+@story
+async def test_a_process_that_dies_at_its_start_leaves_an_ended_vm(
+    daemon: Daemon, client: Client
+) -> None:
+    path = await client.start_vm("weak", firmware=firmware(daemon, mark(1) + SHUTDOWN))
+    await client.wait_state(path, "stopped")
+    await client.wait_for(lambda: not vm_pids(daemon.runtime_dir))
+    command = [sys.executable, "-c", DIES_AT_THE_START, str(daemon.runtime_dir / "vm/weak.sock")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(  # noqa: ASYNC220 - forks, waits for nothing
+        command, env=environment, stdout=subprocess.PIPE
+    ) as weak:
+        assert weak.stdout is not None
+        weak.stdout.readline()
+        with pytest.raises(ErrorReply, match=r"Error\.StartFailed"):
+            await client.call(path, VM, "Start")
+
+    assert await client.get(path, "State") == "failed"
+    assert await client.get(path, "Result") == "start-failed"
+    await client.call(path, VM, "Start")
+    await client.wait_state(path, "stopped")
+    await client.call(path, VM, "Remove")
+
+
+@story
+async def test_a_removed_vm_does_not_come_back_with_the_next_daemon(
+    daemon: Daemon, client: Client
+) -> None:
+    """Its process still writes marks when the daemon is restarted."""
+    daemon.journal.stop()
+    path = await client.start_vm("gone", firmware=firmware(daemon, burst(2000) + SLEEP))
+    await client.wait_for(lambda: len(client.events(path)) == 2000)
+    await client.call(path, VM, "Remove")
+
+    await restarted(daemon, client)
+
+    assert await client.call(*MANAGER, "ListVMs") == []
+    daemon.journal.go()
+    await client.wait_for(lambda: not vm_pids(daemon.runtime_dir))
+    assert sequence(daemon) == list(range(1, 2001))
+    await client.wait_for(lambda: list((daemon.runtime_dir / "vm").iterdir()) == [])
