@@ -85,6 +85,7 @@ class VM:
         self._wake_fd = -1
         self._pace = Pace()
         self._is_draining = False
+        self._released = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._last_counts = self._told_counts = Counts()
 
@@ -240,7 +241,7 @@ class VM:
         self.release_ring()
         if ring.boot_id(before.boots) != before.boot_id:
             self.boots_before += before.boots  # they were another process's
-        self.ring = ring
+        self.ring, self._released = ring, 0
 
     def _take_ring(self, fds: list[int]) -> None:
         """The ring of another version of chdebugd cannot be read; its guest runs on."""
@@ -303,8 +304,16 @@ class VM:
             self._after("pump", BURST_GAP if self._pace.is_burst else 0, self.pump)
         elif busy or not ring.sleep(Reader.SIGNALS):
             self._after("pump", LINGER, self.pump)
-        elif ring.is_full:
+        else:
+            self._sleep(ring)
+
+    def _sleep(self, ring: Ring) -> None:
+        """Until the guest's next mark."""
+        if ring.is_full:
             self._after("pump", FULL_CHECK, self.pump)
+        if ring.head - self._released >= BATCH:  # or all that was read would count as our memory
+            self._released = ring.head
+            ring.release_pages()
 
     def events_after(self, seq: int, limit: int) -> list[Event]:
         """Events of this boot with a number above `seq`, as far back as the ring reaches."""

@@ -77,6 +77,17 @@ class Journal:
         self._socket.connect(self._path)
         self._is_connected = True
 
+    def connect(self) -> bool:
+        """Whether entries can be sent; where not, come back after a while."""
+        if not self._is_connected:
+            with contextlib.suppress(OSError):
+                self._connect()
+        return self._is_connected
+
+    def disconnect(self) -> None:
+        """journald's socket is gone or new: connect again at the next try."""
+        self._is_connected = False
+
     def fileno(self) -> int:
         """To wait for room: it is writable once journald has read."""
         return self._socket.fileno()
@@ -90,15 +101,14 @@ class Journal:
         """Send one entry; False where journald cannot take it now, and it must be sent again."""
         if not self.exists:
             return True
+        if not self.connect():
+            return False
         try:
-            if not self._is_connected:
-                self._connect()
             self._socket.send(data)
         except BlockingIOError:
             return False
         except OSError:
-            # journald's socket is gone or new: connect again at the next try.
-            self._is_connected = False
+            self.disconnect()
             return False
         return True
 

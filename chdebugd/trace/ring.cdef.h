@@ -35,3 +35,13 @@ static uint32_t chd_ring_forbidden_call(struct chd_ring *ring);
 static int chd_ring_last_code(struct chd_ring *ring);
 static int chd_ring_write(struct chd_ring *ring, int vcpu, int code, int wake_sinks,
                           int wake_signals);
+
+struct chd_entry_text {
+        const char *head;
+        size_t head_size;
+        const char *tail;
+        size_t tail_size;
+};
+
+static int chd_journal_drain(struct chd_ring *ring, int fd, const struct chd_entry_text *texts,
+                             uint32_t boot, int max, int *problem);

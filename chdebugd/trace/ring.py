@@ -7,7 +7,7 @@ import mmap
 import os
 import struct
 from enum import IntEnum
-from typing import Self
+from typing import Any, Self
 
 from chdebugd.trace._ring import ffi, lib
 from chdebugd.trace.event import Event
@@ -25,6 +25,21 @@ class Reader(IntEnum):
     JOURNAL = lib.CHD_READER_JOURNAL
     LOG = lib.CHD_READER_LOG
     SIGNALS = lib.CHD_READER_SIGNALS
+
+
+class EntryTexts:
+    """What entries of events have in common, by code, for one boot."""
+
+    def __init__(self, boot: int) -> None:
+        self.boot = boot
+        self.texts = ffi.new("struct chd_entry_text[256]")
+        self._kept: list[Any] = []  # the texts point into these
+
+    def set(self, code: int, head: bytes, tail: bytes) -> None:
+        """The fields of `code` before the figures, the last of them cut short; and behind."""
+        pointers = ffi.from_buffer(head), ffi.from_buffer(tail)
+        self._kept.append(pointers)
+        self.texts[code] = (pointers[0], len(head), pointers[1], len(tail))
 
 
 class Ring:
@@ -56,6 +71,10 @@ class Ring:
         ring._c.magic = lib.CHD_RING_MAGIC
         ring._c.instance = os.urandom(16)
         return ring
+
+    def release_pages(self) -> None:
+        """Map none of the pages until they are read again; what is in them stays (madvise(2))."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Let go of the memory; the other owner keeps it."""
@@ -180,6 +199,16 @@ class Ring:
         n = lib.chd_ring_copy(self._c, position, records, count, lost)
         data = ffi.buffer(records, n * _RECORD.size)
         return list(map(Event._make, _RECORD.iter_unpack(data))), int(lost[0])
+
+    def send_entries(self, fd: int, texts: EntryTexts, limit: int) -> tuple[int, int]:
+        """Send the journal's next events to journald at `fd`, `limit` at most.
+
+        Returns how many, and 0 or an errno: the socket's, ENODATA where a text is missing or
+        another boot begins, EOVERFLOW where records were overwritten. The GIL is free.
+        """
+        problem = ffi.new("int *")
+        sent = lib.chd_journal_drain(self._c, fd, texts.texts, texts.boot, limit, problem)
+        return int(sent), int(problem[0])
 
     def sleep(self, reader: Reader) -> bool:
         """Ask to be woken; False where there is something to read already."""

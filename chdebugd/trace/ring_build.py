@@ -12,6 +12,6 @@ builder.set_source(
     "chdebugd.trace._ring",
     (HERE / "ring_source.c").read_text(),
     include_dirs=[str(HERE)],
-    depends=[str(HERE / "ring.h")],
+    depends=[str(HERE / "ring.h"), str(HERE / "journal_drain.h")],
     extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-Werror"],
 )

@@ -129,3 +129,5 @@ static int chd_ring_write(struct chd_ring *ring, int vcpu, int code, int wake_si
         chd_ring_wake(ring, wake_sinks, wake_signals);
         return done;
 }
+
+#include "journal_drain.h"

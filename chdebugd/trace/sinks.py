@@ -6,6 +6,7 @@ journal: should the process die, whoever drains the ring after it goes on from t
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import deque
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from chdebugd.trace.event import COMPONENT_OF, TEXT_OF, Event, seconds
 from chdebugd.trace.journal import DEBUG, WARNING, Journal, MessageId, entry, field
-from chdebugd.trace.ring import BATCH, Reader, Ring
+from chdebugd.trace.ring import BATCH, EntryTexts, Reader, Ring
 
 if TYPE_CHECKING:
     from chdebugd.trace.codemap import CodeMap
 
+ENTRIES_BATCH = 128  # events that one drain sends to journald: some 3 ms while it is busy
 ENTRIES_LIMIT = 8192  # entries other than events that wait for journald
 
 
@@ -54,7 +56,7 @@ class JournalSink:
         self._ring = ring
         self._vm = vm
         self._codes = codes
-        self._heads: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+        self._texts = EntryTexts(boot=0)
         self._entries: deque[tuple[int, bytes]] = deque()
         self._lock = threading.Lock()
 
@@ -90,19 +92,45 @@ class JournalSink:
 
     def drain(self) -> Progress:
         """Send one batch."""
-        position = self._ring.position(Reader.JOURNAL)
-        if not self._send_entries(position):
-            return Progress.BLOCKED
-        events, lost = self._ring.copy(position)
-        for event in events:
-            if self.level >= DEBUG and not self.journal.send(self._event_entry(event)):
+        done = 0
+        while True:
+            position = self._ring.position(Reader.JOURNAL)
+            if not self._send_entries(position):
                 return Progress.BLOCKED
-            self._ring.move(Reader.JOURNAL, event.ticket)
-            if self._entries and not self._send_entries(event.ticket):
+            limit = ENTRIES_BATCH - done
+            if self._entries:
+                limit = min(limit, self._entries[0][0] - position)
+            if limit <= 0:
+                return Progress.MORE
+            sent = self._send_events(position, limit)
+            if sent is None:
                 return Progress.BLOCKED
-        if lost:
-            raise AssertionError("The ring overwrote what the journal had not read")
-        return _progress(events)
+            if not sent:
+                return Progress.DRAINED if done else Progress.IDLE
+            done += sent
+
+    def _send_events(self, position: int, limit: int) -> int | None:
+        """How many events were sent or are not wanted; None where journald takes no more now."""
+        if self.level < DEBUG or not self.journal.exists:
+            events, _ = self._ring.copy(position, limit)
+            if events:
+                self._ring.move(Reader.JOURNAL, events[-1].ticket)
+            return len(events)
+        if not self.journal.connect():
+            return None
+        sent, problem = self._ring.send_entries(self.journal.fileno(), self._texts, limit)
+        match problem:
+            case 0:
+                return sent
+            case errno.ENODATA:
+                self._add_text()
+                return sent or self._send_events(position, limit)
+            case errno.EOVERFLOW:
+                raise AssertionError("The ring overwrote what the journal had not read")
+            case errno.EAGAIN:
+                return None
+        self.journal.disconnect()
+        return None
 
     def _send_entries(self, position: int) -> bool:
         """Send the entries that belong before the event at `position`."""
@@ -113,24 +141,15 @@ class JournalSink:
                 self._entries.popleft()
         return True
 
-    def _event_entry(self, event: Event) -> bytes:
-        """One event's entry; all but the figures is kept by code and boot."""
-        key = event.boot, event.code
-        if key not in self._heads:
-            self._heads[key] = self._head(event)
-        head, tail = self._heads[key]
-        elapsed = seconds(event.elapsed_nsec)
-        return b"%b%b seconds\nELAPSED=%b\nELAPSED_NSEC=%d\nSEQ=%d\nVCPU=%d\n%b" % (
-            head,
-            elapsed.encode(),
-            elapsed.encode(),
-            event.elapsed_nsec,
-            event.seq,
-            event.vcpu,
-            tail,
-        )
+    def _add_text(self) -> None:
+        """The next event is the first of its code in its boot."""
+        [event], _ = self._ring.copy(self._ring.position(Reader.JOURNAL), 1)
+        if event.boot != self._texts.boot:
+            self._texts = EntryTexts(event.boot)
+        self._texts.set(event.code, *self._head(event))
 
     def _head(self, event: Event) -> tuple[bytes, bytes]:
+        """The fields before the figures of an event, MESSAGE last and cut short; and behind."""
         tail = b""
         if self._codes:
             named = {

@@ -8,15 +8,16 @@ import time
 from pathlib import Path
 
 from tests.bench import peer, qemu
-from tests.bench.marks import names
+from tests.bench.marks import BURST, names
 from tests.bench.report import Figure, measure, percentile
 from tests.bench.stage import MANAGER, Stage, stage
-from tests.guests import SLEEP, mark, rom
+from tests.guests import SLEEP, burst, mark, rom
 
 GUEST = rom(mark(0x40) + SLEEP)
 GUEST_MEMORY = 1 << 20  # bytes
 VMS = 20
 MANY = 200
+SETTLES = 20  # seconds until all signals are sent
 IDLE = 60  # seconds that wake-ups are counted
 
 
@@ -41,16 +42,18 @@ def resident_kib(pid: int) -> int:
 
 
 async def memory(repeat: int) -> list[Figure]:
-    """20 VMs that idle, beside one; and QEMU microvm with the same guest."""
-    image = peer.rom_file(GUEST, "idle")
+    """20 VMs that idle after a ring full of marks; and QEMU microvm with a guest that idles."""
+    image = peer.rom_file(rom(burst(BURST) + SLEEP), "idle-full")
     idle, each, more, theirs = [], [], [], []
     for _ in range(repeat):
         async with stage() as playing:
             idle.append(resident_kib(playing.daemon.pid) / 1024)
             await playing.start_vm(next(names), image)
+            await asyncio.sleep(SETTLES)
             before = proportional_kib(playing.daemon.pid)
             for _ in range(VMS - 1):
                 await playing.start_vm(next(names), image)
+            await asyncio.sleep(SETTLES)
             more.append((proportional_kib(playing.daemon.pid) - before) / (VMS - 1))
             sizes = [proportional_kib(pid, without=GUEST_MEMORY) for pid in playing.vm_pids()]
             each.append(percentile(sizes, 50) / 1024)

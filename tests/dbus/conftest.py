@@ -120,6 +120,7 @@ class FakeJournald:
         self._socket.bind(str(path))
         self._entries: list[dict[str, str]] = []
         self._reads = threading.Lock()
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
 
@@ -131,15 +132,19 @@ class FakeJournald:
     def stop(self) -> None:
         """Read no more; one entry may still be taken."""
         self._reads.acquire()
+        self._is_stopped = True
 
     def go(self) -> None:
         """Read again."""
+        self._is_stopped = False
         self._reads.release()
 
     def close(self) -> None:
-        if self._reads.locked():
+        if self._is_stopped:
             self.go()
-        self._socket.shutdown(socket.SHUT_RDWR)
+        # An empty datagram ends the reader; a shutdown does not always wake one that just waits.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", str(self.path))
         self._thread.join()
         self._socket.close()
 

@@ -80,3 +80,14 @@ def test_a_reader_that_was_lapped_is_told_how_many_it_lost(ring: Ring) -> None:
 
     assert lost == 5
     assert (events[0].ticket, events[0].code) == (6, 5)
+
+
+def test_pages_that_are_released_keep_what_is_in_them(ring: Ring) -> None:
+    for at in range(1000):
+        ring.write(at % 256)
+    before = ring.copy(500)
+
+    ring.release_pages()
+
+    assert ring.copy(500) == before
+    assert ring.head == 1000
