@@ -1,16 +1,13 @@
-"""The journal: each kind of entry has its text, and each field its place in the man page."""
+"""The journal of real boots: each field has its place in the man page."""
 
 from __future__ import annotations
 
-import ast
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from chdebugd.dbus_library import Variant
-from chdebugd.trace.journal import MessageId
 from tests.dbus.conftest import (  # noqa: F401 - fixtures
     MANAGER,
     Client,
@@ -21,71 +18,10 @@ from tests.dbus.conftest import (  # noqa: F401 - fixtures
     file_with,
     story,
 )
-from tests.docs.test_man_pages import text_of
 from tests.guests import RUN_FROM_NOWHERE, rom
+from tests.style.test_man_pages import text_of
 
-ROOT = Path(__file__).parents[2]
-CATALOG = ROOT / "units/chdebugd.catalog"
-ALWAYS = {"VM", "VM_BOOT", "MESSAGE_ID"}
 OF_AN_EVENT = {"COMPONENT", "CODE", "ELAPSED", "SEQ", "VCPU"}
-
-
-def texts() -> dict[str, str]:
-    """The catalog's texts by the id of their entries."""
-    parts = re.split(r"^-- ([0-9a-f]{32})$", CATALOG.read_text(), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def posted() -> dict[str, set[str]]:
-    """The fields that the code gives to each kind of entry, by the kind's name."""
-    found: dict[str, set[str]] = {"EVENT": set(OF_AN_EVENT)}
-    for path in (ROOT / "chdebugd").rglob("*.py"):
-        for call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(call, ast.Call):
-                kinds = re.findall(r"MessageId\.(\w+)", " ".join(map(ast.unparse, call.args)))
-                fields = {each.arg for each in call.keywords if each.arg and each.arg.isupper()}
-                for kind in kinds:
-                    found.setdefault(kind, set()).update(fields)
-    found["VM_FAILED"] |= found["VM_STOPPED"]
-    # Entries of the daemon, which has no sink of the VM's own.
-    found["RECOVERED"] |= {"RECOVERED", "LOST"}
-    found["RING_LOST"] |= {"LAST_SEQ"}
-    return found
-
-
-def test_each_kind_of_entry_has_one_text_and_each_text_a_kind() -> None:
-    assert len(CATALOG.read_text().split("\n-- ")) - 1 == len(MessageId)
-    assert set(texts()) == set(MessageId)
-
-
-@pytest.mark.parametrize("kind", MessageId)
-def test_a_text_has_its_heads_and_fits_a_terminal(kind: MessageId) -> None:
-    text = texts()[kind]
-
-    assert re.match(r"\nSubject: .+\nDefined-By: chdebugd\nDocumentation: man:\S+\n\n\S", text)
-    assert max(len(line) for line in text.splitlines()) <= 76
-
-
-@pytest.mark.parametrize("kind", MessageId)
-def test_a_text_names_fields_that_its_entries_have(kind: MessageId) -> None:
-    named = set(re.findall(r"@(\w+)@", texts()[kind]))
-
-    assert named - posted().get(kind.name, set()) - ALWAYS == set()
-
-
-def test_systemd_reads_the_catalog(tmp_path: Path) -> None:
-    place = tmp_path / "usr/lib/systemd/catalog"
-    place.mkdir(parents=True)
-    (place / CATALOG.name).write_text(CATALOG.read_text())
-    (tmp_path / "var/lib/systemd/catalog").mkdir(parents=True)
-    journalctl = ["journalctl", f"--root={tmp_path}"]
-
-    subprocess.run([*journalctl, "--update-catalog"], check=True, capture_output=True)
-
-    listed = subprocess.run(
-        [*journalctl, "--list-catalog"], check=True, capture_output=True, text=True
-    ).stdout
-    assert {line.split()[0] for line in listed.splitlines()} == set(MessageId)
 
 
 @pytest.mark.dbus
