@@ -9,7 +9,7 @@ PYTEST = $(PY) -m pytest
 C_SOURCES = $(wildcard chdebugd/*/*.[ch] chdebugd/*/*/*.[ch]) chdebugd/vmm/boot/demo_guest.S
 BUILDERS = setup.py $(wildcard chdebugd/*/*_build.py chdebugd/*/*/*_build.py)
 
-.PHONY: all deps build demo test unit lint bench fuzz deb clean
+.PHONY: all deps build demo test lab unit lint bench fuzz deb clean
 
 all: build
 
@@ -34,6 +34,9 @@ demo: deps
 
 test: deps build $(VENV)/ready
 	$(PYTEST)
+
+lab: deps build $(VENV)/ready
+	$(PYTEST) tests/lab
 
 unit: build $(VENV)/ready
 	$(PYTEST) tests/unit
