@@ -1,0 +1,45 @@
+"""The same Debian by its other ways in: the generic bzImage, PVH, and GRUB under SeaBIOS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.lab.guest import IMAGES, Guest
+
+MIB = 1 << 20
+KIT = [0x48, 0x4F, 0x61, 0x62, 0x64]
+GRUB = [0x20, 0x22, 0x2F]
+POWEROFF = "systemctl --no-block poweroff"
+
+
+@pytest.mark.parametrize("kernel", ["vmlinuz-generic", "vmlinux-generic"], ids=["bzimage", "pvh"])
+def test_the_generic_kernel(guest: Callable[[str], Guest], kernel: str) -> None:
+    vm = guest(kernel)
+    vm.start(
+        kernel=f"{IMAGES}/{kernel}",
+        initrd=f"{IMAGES}/initrd-generic",
+        cmdline="root=/dev/vda1 ro quiet panic=-1",
+        memory=512 * MIB,
+        cpus=2,
+        disks=[{"path": f"{IMAGES}/disk.img"}, vm.put_job(POWEROFF)],
+    )
+    vm.wait_state("stopped")
+
+    assert [mark.code for mark in vm.marks()] == KIT
+
+
+def test_firmware_loader_kernel_and_userspace(guest: Callable[[str], Guest]) -> None:
+    vm = guest("chain")
+    vm.start(
+        firmware="/usr/share/seabios/bios-256k.bin",
+        memory=512 * MIB,
+        disks=[{"path": f"{IMAGES}/disk.img"}, vm.put_job(POWEROFF)],
+    )
+    vm.wait_state("stopped")
+
+    marks = vm.marks()
+    assert [mark.code for mark in marks] == [*GRUB, *KIT]
+    assert [m.component for m in marks] == ["Bootloader"] * 3 + ["Kernel"] * 2 + ["Userspace"] * 3
+    assert [m.elapsed_nsec for m in marks] == sorted(m.elapsed_nsec for m in marks)
