@@ -9,7 +9,7 @@ PYTEST = $(PY) -m pytest
 C_SOURCES = $(wildcard chdebugd/*/*.[ch] chdebugd/*/*/*.[ch]) chdebugd/vmm/boot/demo_guest.S
 BUILDERS = setup.py $(wildcard chdebugd/*/*_build.py chdebugd/*/*/*_build.py)
 
-.PHONY: all deps build demo test lab unit lint bench fuzz deb clean
+.PHONY: all deps build demo test lab unit lint bench bench-lab fuzz deb clean
 
 all: build
 
