@@ -52,6 +52,10 @@ bench: deps build $(VENV)/ready
 fuzz: deps build $(VENV)/ready
 	CHDEBUGD_FUZZ=20 $(PYTEST) tests/fuzz
 
+# Linux on chdebugd and on QEMU, in the lab.
+bench-lab: deps build $(VENV)/ready
+	$(PY) -m tests.lab.bench_linux
+
 deb:
 	packaging/build-deb
 

@@ -13,5 +13,5 @@ def test_a_disk_that_the_service_may_not_write_is_refused_with_the_place_to_put_
 ) -> None:
     outer.run("truncate --size=1M /srv/elsewhere.img && chmod 666 /srv/elsewhere.img")
 
-    with pytest.raises(LabError, match="move it to /var/lib/chdebugd"):
+    with pytest.raises(LabError, match="put it under /var/lib/chdebugd"):
         Guest(outer, "elsewhere").start(disks=[{"path": "/srv/elsewhere.img"}])
