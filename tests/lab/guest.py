@@ -11,9 +11,7 @@ from typing import Any
 from chdebugd.trace.journal import MessageId
 from tests.lab.outer import LabError, OuterMachine
 
-BOOT_TIMEOUT = (
-    1200  # seconds for anything that a boot must reach, on a machine with much else to do
-)
+BOOT_TIMEOUT = 1200  # seconds for anything that a boot must reach on a busy machine
 IMAGES = "/var/lib/chdebugd/lab"  # of all file systems, the service may write this one only
 SERVICE = "org.chdebugd1"
 SECTOR = 512
