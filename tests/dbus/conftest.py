@@ -22,7 +22,7 @@ from chdebugd.bus_dbus import GuardedWriter
 from chdebugd.dbus_library import Message, MessageBus, MessageType, Variant
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 30  # seconds for anything that must happen
+TIMEOUT = 120  # seconds for anything that must happen, on a busy machine too
 T = TypeVar("T")
 
 BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"

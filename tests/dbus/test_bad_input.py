@@ -14,7 +14,7 @@ import pytest
 from chdebugd.bus_dbus import GuardedWriter
 from chdebugd.dbus_library import Message, MessageBus, Variant
 from chdebugd.limits import host_memory
-from tests.dbus.conftest import MANAGER, Client, Daemon, ErrorReply, story, vm_pids
+from tests.dbus.conftest import MANAGER, TIMEOUT, Client, Daemon, ErrorReply, story, vm_pids
 from tests.guests import SHUTDOWN, SLEEP, mark, rom
 from tests.images import XEN_NOTE, pvh_elf
 
@@ -369,7 +369,7 @@ def test_a_million_options(shared_daemon: Daemon) -> None:
             reply
         )
         client.bus._writer.put(bytes(data))
-        reply = await asyncio.wait_for(answer, 30)
+        reply = await asyncio.wait_for(answer, TIMEOUT)
         assert reply.error_name == "org.chdebugd1.Error.LimitExceeded"
         await nothing_is_left(daemon, client)
 

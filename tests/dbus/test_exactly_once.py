@@ -30,7 +30,7 @@ from tests.dbus.conftest import (
 from tests.guests import FOREVER, burst, rom
 
 JOURNALD = "/lib/systemd/systemd-journald"
-TIMEOUT = 60  # seconds
+TIMEOUT = 120  # seconds
 pytestmark = [
     pytest.mark.kvm,
     pytest.mark.dbus,

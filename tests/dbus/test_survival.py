@@ -19,6 +19,7 @@ from chdebugd.trace.journal import MessageId
 from tests.dbus.conftest import (
     MANAGER,
     ROOT,
+    TIMEOUT,
     Broker,
     Client,
     Daemon,
@@ -396,7 +397,7 @@ async def test_two_daemons_do_not_share_a_runtime_directory(daemon: Daemon, clie
 
     second, daemon.process = daemon.process, first
     assert second is not None
-    assert second.wait(30) == 1
+    assert second.wait(TIMEOUT) == 1
     assert "Another chdebugd uses" in daemon.messages.read_text()
     await client.call(path, VM, "Pause")
 
