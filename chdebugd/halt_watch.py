@@ -11,6 +11,8 @@ FIRST = 0.05  # seconds after a boot's start; doubles while the guest sleeps
 BUSY_MAX = 1.0
 SLEEPING_MAX = 32.0
 SHARE = 0.01  # of a CPU; a guest that takes more is not halted
+LOOK_NSEC = 300_000  # CPU time that one look takes of a vCPU at most
+LOOK_ANYWAY = 8  # checks until a guest that seems to sleep on is looked at again
 
 
 class HaltWatch:
@@ -19,9 +21,11 @@ class HaltWatch:
     def __init__(self, loop: VmLoop, may_look: Callable[[], bool]) -> None:
         self._loop = loop
         self._may_look = may_look
+        self._checks_since_look = LOOK_ANYWAY
 
     def begin(self, machine: Machine) -> None:
         """From the start of a boot."""
+        self._checks_since_look = LOOK_ANYWAY
         self._after(machine, FIRST, 0)
 
     def end(self) -> None:
@@ -34,11 +38,16 @@ class HaltWatch:
     def _check(self, machine: Machine, delay: float, seen_nsec: int) -> None:
         """Look closer, which stops the vCPUs for a moment, only where they hardly take CPU time.
 
-        Not none: the look itself takes some.
+        And a guest that slept long and took no more than a look does sleeps on: look rarely then.
         """
-        if machine.cpu_nsec - seen_nsec > delay * SHARE * 1e9:
+        took = machine.cpu_nsec - seen_nsec
+        if took > delay * SHARE * 1e9:
+            self._checks_since_look = LOOK_ANYWAY
             self._after(machine, min(2 * delay, BUSY_MAX), machine.cpu_nsec)
             return
-        if self._may_look():
+        self._checks_since_look += 1
+        sleeps_on = delay >= SLEEPING_MAX and took <= LOOK_NSEC * len(machine.vcpus)
+        if self._may_look() and (self._checks_since_look > LOOK_ANYWAY or not sleeps_on):
+            self._checks_since_look = 0
             machine.end_if_dead_halted()
         self._after(machine, min(2 * delay, SLEEPING_MAX), machine.cpu_nsec)

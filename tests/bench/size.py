@@ -18,6 +18,7 @@ GUEST_MEMORY = 1 << 20  # bytes
 VMS = 20
 MANY = 200
 SETTLES = 20  # seconds until all signals are sent
+SETTLES_IDLE = 65  # seconds until a guest that sleeps is hardly looked at
 IDLE = 60  # seconds that wake-ups are counted
 
 
@@ -117,12 +118,16 @@ def wakeups(pid: int) -> int:
 
 
 async def idle(repeat: int) -> list[Figure]:
-    """Wake-ups a second over a minute, of a daemon with one VM and of that VM's process."""
+    """Wake-ups a second, of a daemon with one VM and of that VM's process.
+
+    The process wakes to see whether its guest halted for good, which KVM does not tell: each 32
+    seconds for a clock, each 5 minutes for a look that takes 8 wake-ups.
+    """
     image = peer.rom_file(GUEST, "idle")
     daemon, process = [], []
     async with stage() as playing:
         await playing.start_vm(next(names), image)
-        await asyncio.sleep(5)
+        await asyncio.sleep(SETTLES_IDLE)
         [pid] = playing.vm_pids()
         for _ in range(repeat):
             before = wakeups(playing.daemon.pid), wakeups(pid)
@@ -131,5 +136,5 @@ async def idle(repeat: int) -> list[Figure]:
             process.append((wakeups(pid) - before[1]) / IDLE)
     return [
         measure("idle", "wake-ups of the daemon", daemon, "/s", at_most=0),
-        measure("idle", "wake-ups of a VM process", process, "/s", at_most=0),
+        measure("idle", "wake-ups of a VM process", process, "/s", at_most=0.06),
     ]
