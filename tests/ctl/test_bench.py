@@ -93,7 +93,8 @@ def test_a_baseline_and_a_budget_are_a_gate(ctl: Ctl) -> None:
     assert kernel["interval_nsec"][0] > 0
     assert kernel["chance"] < 0.01
     ctl.run("compare", "--check", "fast.json", "slow.json", status=5)
-    ctl.run("compare", "--check", "slow.json", "fast.json")
+    # The host may have become slower meanwhile, but not a thousand times.
+    ctl.run("compare", "--check", "--tolerance=100000", "slow.json", "fast.json")
 
 
 @pytest.mark.parametrize(
@@ -122,9 +123,9 @@ def test_what_cannot_be_benched_is_told(
 def test_a_run_that_is_stuck_is_told_and_ended(ctl: Ctl) -> None:
     firmware = guest(ctl, mark(0x42) + SLEEP)
 
-    done = ctl.run("bench", "--name=s", "--firmware", firmware, "--timeout=1", status=4)
+    done = ctl.run("bench", "--name=s", "--firmware", firmware, "--timeout=3", status=4)
 
-    assert "Run 's-1' is stuck at Kernel 0x42 after 1 s" in done.stderr
+    assert "Run 's-1' is stuck at Kernel 0x42 after 3 s" in done.stderr
     assert ctl.json("list") == []
 
 

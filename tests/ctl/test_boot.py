@@ -81,9 +81,9 @@ def test_a_mark_is_awaited_by_component_name_or_code(ctl: Ctl, wanted: str) -> N
 def test_the_deadline_names_the_last_code(ctl: Ctl) -> None:
     firmware = guest(ctl, mark(1, 0x40) + FOREVER)
 
-    done = ctl.run(*("boot", "--name=s", "--firmware", firmware, "--wait", "--timeout=1"), status=4)
+    done = ctl.run(*("boot", "--name=s", "--firmware", firmware, "--wait", "--timeout=3"), status=4)
 
-    assert "VM 's' is stuck at Kernel 0x40 after 1 s; Userspace did not come" in done.stderr
+    assert "VM 's' is stuck at Kernel 0x40 after 3 s; Userspace did not come" in done.stderr
     assert names(ctl) == []
 
 
