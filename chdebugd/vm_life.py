@@ -196,7 +196,13 @@ class VmLife:
         self._entries.started(config, self._about_start)
         if self._exit_cost:
             self._entries.exit_cost(self._exit_cost)
-        self._machine.start()
+        try:
+            self._machine.start()
+        except ChdebugdError as error:
+            machine, self._machine = self._machine, None
+            machine.close()
+            self._start_failed(error)
+            return
         self._halt_watch.begin(self._machine)
 
     def _start_failed(self, error: ChdebugdError) -> None:

@@ -196,7 +196,7 @@ class Machine:
     # Called from the main thread
 
     def start(self) -> None:
-        """Let the guest run."""
+        """Let the guest run; raises LimitExceededError where the host has no threads for it."""
         for vcpu in self.vcpus:
             vcpu.start()
         self._gate.open()

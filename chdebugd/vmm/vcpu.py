@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
+from chdebugd.errors import LimitExceededError
 from chdebugd.vmm import kvm
 from chdebugd.vmm.bus import Bus
 from chdebugd.vmm.cpu import RFLAGS_IF
@@ -48,8 +49,14 @@ class Vcpu:
     # Called from other threads
 
     def start(self) -> None:
-        """Start the thread; it parks at the gate until that opens."""
-        self.thread.start()
+        """Start the thread; it parks at the gate until that opens. Raises LimitExceededError."""
+        try:
+            self.thread.start()
+        except RuntimeError:
+            raise LimitExceededError(
+                f"The host has no thread left for vCPU {self.fd.index}; end some processes, "
+                "or raise the limit of the VM's unit"
+            ) from None
         self._claimed.wait()
 
     def kick(self) -> None:

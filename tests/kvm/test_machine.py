@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from chdebugd.errors import LimitExceededError
 from chdebugd.trace.ring import Ring
 from chdebugd.vmm.boot.demo import open_demo_guest
 from chdebugd.vmm.boot.image import Image
@@ -286,3 +287,21 @@ def test_a_pause_takes_no_time_of_the_guests_clock(build: Build, ring: Ring) -> 
     machine.resume()
     passed = machine.vm.clock().clock - paused_at
     assert 0 <= passed <= time.monotonic_ns() - before + 100_000_000
+
+
+def test_a_machine_without_threads_for_its_vcpus_is_refused_by_name(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that has no thread left cannot be had on demand: Python's refusal stands in."""
+    machine, ended = build(FOREVER, cpus=2)
+    machine.vcpus[0].start()
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(LimitExceededError, match="no thread left for vCPU 1"):
+        machine.vcpus[1].start()
+    machine.close()
+
+    assert ended.is_set()
