@@ -12,6 +12,7 @@ from chdebugd.trace.journal import MessageId
 from tests.lab.outer import LabError, OuterMachine
 
 BOOT_TIMEOUT = 1200  # seconds for anything that a boot must reach on a busy machine
+CALL_TIMEOUT = 1000  # seconds; Stop answers when the guest is down
 IMAGES = "/var/lib/chdebugd/lab"  # of all file systems, the service may write this one only
 SERVICE = "org.chdebugd1"
 SECTOR = 512
@@ -89,7 +90,8 @@ class Guest:
 
     def _busctl(self, *words: str) -> str:
         """Its answer without the type and quotation marks; empty where there is none."""
-        answer = self._outer.run(shlex.join(["busctl", "--timeout=60", *words]))
+        command = shlex.join(["busctl", f"--timeout={CALL_TIMEOUT}", *words])
+        answer = self._outer.run(command, timeout=CALL_TIMEOUT + 10)
         return answer.partition(" ")[2].strip().strip('"')
 
     def _journal(self, *words: str) -> str:

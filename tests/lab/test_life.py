@@ -9,15 +9,16 @@ from tests.lab.outer import OuterMachine
 
 MIB = 1 << 20
 BEFORE_SLEEP, AFTER_SLEEP, GOING_DOWN = 0x81, 0x82, 0x83
-PAUSE = 20  # seconds
-STOP_TIMEOUT_USEC = 200_000_000
+SLEEP = 20  # seconds, in which the pause must begin
+PAUSE = 10  # seconds
+STOP_TIMEOUT_USEC = 900_000_000
 JOB = f"""
-systemd-run --quiet --remain-after-exit --property=ExecStop="chdebug-mark {GOING_DOWN}" true
+stop_command='/usr/bin/chdebug-mark {GOING_DOWN}'
+systemd-run --quiet --remain-after-exit --property=ExecStop="$stop_command" true
 chdebug-mark {BEFORE_SLEEP}
 before=$(cut -d. -f1 /proc/uptime)
-sleep 3
+sleep {SLEEP}
 echo "slept: $(($(cut -d. -f1 /proc/uptime) - before))"
-dmesg | grep -i -E 'unstable|soft lockup|rcu.*stall|jumped' | sed 's/^/complaint: /' || :
 chdebug-mark {AFTER_SLEEP}
 """
 
@@ -38,11 +39,12 @@ def test_a_pause_stops_its_clock_and_the_power_button_its_systemd(
     vm.call("Pause")
     outer.run(f"sleep {PAUSE}")
     vm.call("Resume")
+    vm.wait_text("slept: ")
     vm.wait_mark(AFTER_SLEEP)
-    text = vm.text()
-    [slept] = [line.removeprefix("slept: ") for line in text if line.startswith("slept: ")]
-    assert 2 <= int(slept) < PAUSE
-    assert [line for line in text if line.startswith("complaint")] == []
+    [slept] = [line.removeprefix("slept: ") for line in vm.text() if line.startswith("slept: ")]
+    elapsed = {mark.code: mark.elapsed_nsec / 1e9 for mark in vm.marks()}
+    host_time = elapsed[AFTER_SLEEP] - elapsed[BEFORE_SLEEP]
+    assert SLEEP - 1 <= int(slept) <= host_time - PAUSE + 1
 
     vm.call("Stop", "t", str(STOP_TIMEOUT_USEC))
     vm.wait_state("stopped")
