@@ -60,5 +60,5 @@ deb:
 	packaging/build-deb
 
 clean:
-	rm -rf .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
-	git clean -fqX chdebugd tests
+	rm -rf .cache .hypothesis build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	git clean -fqX chdebugd packaging tests

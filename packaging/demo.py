@@ -25,7 +25,7 @@ GUESTS = {
     "demo": "log-file s demo.log code-map s demo",
     "fw0": "firmware s /usr/lib/u-boot/qemu-x86/u-boot.rom log-file s fw0.log code-map s u-boot",
 }
-QUIET = 4  # seconds without a mark after which U-Boot has no more to say
+QUIET = 8  # seconds without a mark after which U-Boot has no more to say
 PATIENCE = 60  # seconds
 BOLD, GREY, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 
