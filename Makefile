@@ -9,7 +9,7 @@ PYTEST = $(PY) -m pytest
 C_SOURCES = $(wildcard chdebugd/*/*.[ch] chdebugd/*/*/*.[ch]) chdebugd/vmm/boot/demo_guest.S
 BUILDERS = setup.py $(wildcard chdebugd/*/*_build.py chdebugd/*/*/*_build.py)
 
-.PHONY: all deps build demo test lab unit lint bench bench-lab fuzz deb clean
+.PHONY: all deps build demo test lab unit lint bench bench-lab fuzz faults deb clean
 
 all: build
 
@@ -47,6 +47,11 @@ lint: build $(VENV)/ready
 # All figures beside their peers, some minutes; ROWS="mark log" runs some.
 bench: deps build $(VENV)/ready
 	$(PY) -m tests.bench $(ROWS)
+
+# Whatever dies or stalls, at random moments, N times over.
+N ?= 10
+faults: deps build $(VENV)/ready
+	for n in $$(seq $(N)); do CHDEBUGD_FAULTS=1 $(PYTEST) tests/system -k test_fault || exit 1; done
 
 # Twenty times what `make test` tries, and something else each time.
 fuzz: deps build $(VENV)/ready

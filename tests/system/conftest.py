@@ -92,6 +92,18 @@ def container(root: Path, installed: Path) -> Iterator[Container]:
         yield container
 
 
+@pytest.fixture(scope="session")
+def fault_container(root: Path, deb: Path) -> Iterator[Container]:
+    """One for all faults; each test leaves it whole."""
+    with Container(root) as container:
+        container.install(deb)
+        for unit in ("systemd-journald", "dbus"):
+            often = f"/run/systemd/system/{unit}.service.d/often.conf"
+            container.put(often, b"[Unit]\nStartLimitIntervalSec=0\n")
+        container.run("systemctl", "daemon-reload")
+        yield container
+
+
 @pytest.fixture
 def fresh_container(root: Path, installed: Path) -> Iterator[Container]:
     """The same for one test, which may break it."""

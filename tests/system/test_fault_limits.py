@@ -1,0 +1,96 @@
+"""The host has no more memory, descriptors or processes for a VM, or no KVM: a named error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from container.container import KVM, Container
+
+from tests.system.faults import (
+    NAMES,
+    Writers,
+    drop_in,
+    is_up,
+    list_vms,
+    pid_of,
+    unit_of,
+)
+
+pytestmark = pytest.mark.kvm
+TEMPLATE = "chdebugd-vm@.service"
+START = ("org.chdebugd1", "/org/chdebugd1", "org.chdebugd1.Manager", "StartVM", "sa{sv}")
+
+
+@pytest.fixture
+def writers(fault_container: Container) -> Iterator[Writers]:
+    with Writers(fault_container) as writers:
+        yield writers
+
+
+def refusal(container: Container, *options: str) -> str:
+    """What StartVM says; nothing of the VM may be left."""
+    count = str(len(options) // 3)
+    done = container.busctl("call", *START, "late", count, *options, check=False)
+    assert done.returncode != 0, "the VM started"
+    assert list_vms(container) == dict.fromkeys(NAMES, "running")
+    assert pid_of(container, unit_of("late")) == 0
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("LimitAS=300M", "cannot map 1073741824 bytes of guest memory; give the VM less"),
+        ("LimitNOFILE=7", "chdebugd-vm@late.service did not start"),
+        ("LimitNOFILE=16", "Too many open files"),
+        ("LimitNPROC=1", "The host has no thread left for vCPU 0"),
+    ],
+)
+def test_what_the_host_lacks_is_named(writers: Writers, setting: str, says: str) -> None:
+    container = writers.container
+    with drop_in(container, TEMPLATE, setting):
+        assert says in refusal(container, "memory", "t", str(1 << 30), "cpus", "u", "2")
+    writers.wait_for_marks()
+    container.start_vm("later")
+    assert list_vms(container)["later"] in ("running", "stopped")
+
+
+@contextlib.contextmanager
+def kvm_instead(container: Container, *words: str) -> Iterator[None]:
+    """Something else in the place of /dev/kvm, or nothing."""
+    container.run("rm", "/dev/kvm")
+    if words:
+        container.run(*words)
+    try:
+        yield
+    finally:
+        container.run("rm", "-f", "/dev/kvm")
+        container.run("mknod", "--mode=0660", "/dev/kvm", "c", *map(str, KVM))
+        container.run("chgrp", "kvm", "/dev/kvm")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "Cannot open /dev/kvm: No such file or directory; load the module"),
+        (
+            ["mknod", "--mode=0600", "/dev/kvm", "c", *map(str, KVM)],
+            "Cannot open /dev/kvm: Permission denied; the VM process must be in the group",
+        ),
+        (
+            ["mknod", "--mode=0666", "/dev/kvm", "c", "1", "3"],
+            "/dev/kvm is not a KVM device; load the module",
+        ),
+    ],
+    ids=["missing", "no permission", "another API"],
+)
+def test_without_kvm_the_daemon_says_what_to_do(
+    writers: Writers, words: list[str], says: str
+) -> None:
+    container = writers.container
+    with kvm_instead(container, *words):
+        assert says in refusal(container)
+        assert is_up(container)
+        writers.wait_for_marks()

@@ -1,0 +1,80 @@
+"""A VM process is killed: its last marks are there, and nobody else notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from container.container import Container
+
+from chdebugd.trace.journal import MessageId
+from tests.system.conftest import get, wait_for, wait_state
+from tests.system.faults import (
+    DAEMON,
+    JOURNALD,
+    Writers,
+    assert_account,
+    assert_log,
+    entries,
+    is_up,
+    journalled,
+    kill,
+    pass_a_moment,
+    stopped,
+    unit_of,
+)
+
+pytestmark = pytest.mark.kvm
+SOCKET_HOLDS = 300  # entries by each of three that wait in journald's socket; the rest waits for us
+VICTIM, OTHERS = "w1", ("w0", "w2")
+
+
+@pytest.fixture
+def writers(fault_container: Container) -> Iterator[Writers]:
+    with Writers(fault_container) as writers:
+        yield writers
+
+
+def test_what_a_killed_process_left_is_in_the_journal(writers: Writers) -> None:
+    """journald stands still before, so that there is something left."""
+    container = writers.container
+    with stopped(container, JOURNALD):
+        writers.wait_for_marks(SOCKET_HOLDS)
+        pass_a_moment()
+        kill(container, unit_of(VICTIM))
+        wait_state(container, VICTIM, "failed")
+        writers.wait_for_marks(20, *OTHERS)
+
+    assert get(container, VICTIM, "Result") == "process-died"
+    written = int(get(container, VICTIM, "EventCount"))
+    wait_for(lambda: bool(entries(container, MessageId.RECOVERED, VICTIM)))
+    assert_account(container, VICTIM, written)
+    assert_log(container, VICTIM, written)
+    writers.close_account()
+
+
+def test_what_both_left_is_in_the_journal_or_declared(writers: Writers) -> None:
+    container = writers.container
+    with stopped(container, JOURNALD):
+        writers.wait_for_marks(SOCKET_HOLDS)
+        pass_a_moment()
+        kill(container, DAEMON)
+        kill(container, unit_of(VICTIM))
+    wait_for(lambda: is_up(container))
+    wait_state(container, VICTIM, "failed")
+
+    wait_for(
+        lambda: bool(
+            entries(container, MessageId.RECOVERED, VICTIM)
+            or entries(container, MessageId.RING_LOST, VICTIM)
+        )
+    )
+    marks = journalled(container, VICTIM)
+    assert [seq for seq, _ in marks] == list(range(1, len(marks) + 1))
+    for declared in entries(container, MessageId.RING_LOST, VICTIM):
+        assert int(declared["LAST_SEQ"]) == len(marks)
+    for recovered in entries(container, MessageId.RECOVERED, VICTIM):
+        assert int(get(container, VICTIM, "EventCount")) == len(marks) + int(recovered["LOST"])
+    writers.wait_for_marks(20, *OTHERS)
+    for name in OTHERS:
+        assert get(container, name, "State") == "running"
