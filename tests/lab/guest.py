@@ -68,6 +68,9 @@ class Guest:
     def start(self, **options: object) -> None:
         """StartVM with these options; `_` in a key stands for `-`."""
         given = {key.replace("_", "-"): value for key, value in options.items()}
+        # A start may take a minute, and a starved emulated disk may need that for an image alone.
+        images = [str(given[key]) for key in ("kernel", "initrd") if key in given]
+        self._outer.run(shlex.join(["cat", "/dev/null", *images]) + " > /dev/null", timeout=600)
         manager = [SERVICE, "/org/chdebugd1", "org.chdebugd1.Manager", "StartVM", "sa{sv}"]
         self._path = self._busctl("call", *manager, self.name, *dictionary(given))
 
