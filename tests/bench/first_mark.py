@@ -26,8 +26,15 @@ async def call(
     bus: MessageBus, path: str, interface: str, member: str, signature: str, *body: Any
 ) -> Any:
     """The one result of a method."""
-    name = "org.chdebugd1"
-    reply = await bus.call(Message(name, path, interface, member, None, None, signature, [*body]))
+    message = Message(
+        destination="org.chdebugd1",
+        path=path,
+        interface=interface,
+        member=member,
+        signature=signature,
+        body=list(body),
+    )
+    reply = await bus.call(message)
     assert reply is not None
     if reply.error_name:
         raise SystemExit(f"{member}: {reply.body}")
