@@ -15,6 +15,8 @@ MANAGER = "org.freedesktop.systemd1.Manager"
 MATCH_JOBS = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
 SIGKILL = 9
 CALL_TIMEOUT = 25.0  # seconds
+NAME_TIMEOUT = 10.0  # seconds
+NAME_STEP = 0.05  # seconds
 JOB_TIMEOUT = 100.0  # seconds; longer than systemd itself waits for READY=1
 
 
@@ -53,6 +55,19 @@ class SystemdLauncher:
         await self._call("Subscribe", "", [])
 
     async def _learn_owner(self) -> None:
+        """Where the bus was just installed, systemd takes its name a moment after us."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + NAME_TIMEOUT
+        while True:
+            try:
+                self._owner = await self._ask_owner()
+                return
+            except CallError:
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(NAME_STEP)
+
+    async def _ask_owner(self) -> str:
         ask = Message(
             destination="org.freedesktop.DBus",
             path="/org/freedesktop/DBus",
@@ -61,7 +76,8 @@ class SystemdLauncher:
             signature="s",
             body=[SYSTEMD],
         )
-        [self._owner] = await self._bus.request(ask, within=CALL_TIMEOUT)
+        [owner] = await self._bus.request(ask, within=CALL_TIMEOUT)
+        return str(owner)
 
     async def start(self, name: str) -> None:
         """Start the instance and wait for its job; raises StartFailedError."""

@@ -61,7 +61,9 @@ def test_lintian_finds_nothing(deb: Path) -> None:
 def test_it_runs_on_a_minimal_debian(minimal: Container, deb: Path) -> None:
     said = minimal.install(deb)
     assert "Failed" not in said
-    assert state(minimal, "chdebugd") == "active"
+    wait_for(lambda: state(minimal, "chdebugd") == "active")
+    restarts = minimal.run("systemctl", "show", "--value", "-p", "NRestarts", "chdebugd").stdout
+    assert restarts == "0\n"
 
     minimal.start_vm("demo", ("log-file", "s", "demo.log"))
     wait_state(minimal, "demo", "stopped")
