@@ -34,7 +34,7 @@ from chdebugd.vmm.outcome import Result
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT = 60.0  # seconds from the request to the guest's first instruction
+START_TIMEOUT = 180.0  # seconds to the first instruction: images may lie on slow disks
 DEATH_TIMEOUT = 10.0  # seconds for a process to die after SIGKILL
 END_TIMEOUT = 2.0  # seconds for a process to end by itself after a start that failed
 FORMER_TIMEOUT = 10.0  # seconds that a start waits for the VM's last process
