@@ -216,6 +216,19 @@ class Bus(MessageBus):
         return body
 
 
+def to_broker(member: str, signature: str = "", *body: object) -> Message:
+    """A call of the broker's own interface, org.freedesktop.DBus."""
+    name = "org.freedesktop.DBus"
+    return Message(
+        destination=name,
+        path="/org/freedesktop/DBus",
+        interface=name,
+        member=member,
+        signature=signature,
+        body=list(body),
+    )
+
+
 class CallError(Exception):
     """A method of somebody else answered with an error."""
 

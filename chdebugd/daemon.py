@@ -66,6 +66,7 @@ async def run(settings: Settings) -> int:
         manager, watcher = await _open(bus, settings, limits, children)
         if not await _hangs_up(bus, stop):
             await _close(bus, watcher)
+            manager.close()
             return 0
         watcher.close()
         bus.writer.give_up()

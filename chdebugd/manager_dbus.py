@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chdebugd import __version__
+from chdebugd.bus_dbus import CallError, to_broker
 from chdebugd.dbus_library import Variant
 from chdebugd.event_dbus import EventSignals
 from chdebugd.face_dbus import Face, method, prop
@@ -19,10 +20,11 @@ from chdebugd.polkit_dbus import OPEN_FILES, Authority
 from chdebugd.server_dbus import Call, Server
 from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.event import Event
-from chdebugd.trace.ring import Reader
+from chdebugd.trace.ring import Ring
 from chdebugd.vm import VM
 from chdebugd.vm_dbus import COUNTS, STATUS, VmFace
 
+CONFIRM_EVERY = 0.005  # seconds between two questions whether the bus has our signals
 COUNTS_EVERY = 0.1  # seconds between two PropertiesChanged of a VM's counts
 COUNTS_COST = 0.002  # seconds, twice what one of them takes
 KVM = Path("/dev/kvm")
@@ -95,6 +97,9 @@ class BusWatcher:
         self._due: dict[str, asyncio.TimerHandle] = {}
         self._changed: dict[str, dict[str, None]] = {}
         """Names of properties whose change nobody was told yet, by VM."""
+        self._unconfirmed: dict[VM, tuple[Ring, int]] = {}
+        """The ticket of the last event signalled that the bus may not have yet, by VM."""
+        self._confirming: asyncio.Task[None] | None = None
 
     def connect(self, server: Server, manager: Manager) -> None:
         """Before the first VM."""
@@ -109,6 +114,8 @@ class BusWatcher:
     def close(self) -> None:
         """Signal no more events."""
         self._is_open = False
+        if self._confirming is not None:
+            self._confirming.cancel()
         for timer in self._due.values():
             timer.cancel()
         self._due.clear()
@@ -149,15 +156,33 @@ class BusWatcher:
             self._server.withdraw(vm_path(vm.name))
 
     def events(self, vm: VM, events: list[Event]) -> None:
-        """Signal each; what the bus has not got when it hangs up the next daemon signals."""
+        """Signal each; what the bus has not got when we end, the next daemon signals."""
         ring = vm.ring
         assert ring is not None
 
         def unsent(first: int) -> None:
-            if vm.ring is ring:
-                ring.move(Reader.SIGNALS, events[first].ticket - 1)
+            vm.take_back(ring, events[first].ticket - 1)
 
         self._signals[vm.name].emit(events, unsent)
+        self._unconfirmed[vm] = ring, events[-1].ticket
+        if self._confirming is None or self._confirming.done():
+            self._confirming = asyncio.create_task(self._confirm())
+
+    async def _confirm(self) -> None:
+        """Ask the broker, which answers in order: then it has all signals that went before.
+
+        A connection that ends by SIGKILL may end before the broker has read what was sent on it.
+        """
+        assert self._server is not None
+        while self._unconfirmed:
+            due, self._unconfirmed = self._unconfirmed, {}
+            try:
+                await self._server.bus.request(to_broker("GetId"))
+            except (CallError, OSError, EOFError):
+                return
+            for vm, (ring, ticket) in due.items():
+                vm.confirm(ring, ticket)
+            await asyncio.sleep(CONFIRM_EVERY)
 
     def status_changed(self, vm: VM) -> None:
         """Tell the new state at once, and the counts that led to it."""

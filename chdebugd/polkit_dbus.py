@@ -7,7 +7,7 @@ import grp
 import os
 import pwd
 
-from chdebugd.bus_dbus import Bus, CallError
+from chdebugd.bus_dbus import Bus, CallError, to_broker
 from chdebugd.dbus_library import Message, Variant
 from chdebugd.errors import AccessDeniedError
 from chdebugd.server_dbus import Call
@@ -59,7 +59,7 @@ class Authority:
 
     async def _credentials(self, call: Call) -> dict[str, Variant]:
         """What the bus knows of the caller (D-Bus specification, GetConnectionCredentials)."""
-        ask = _to_bus("GetConnectionCredentials", "s", [call.sender])
+        ask = to_broker("GetConnectionCredentials", "s", call.sender)
         try:
             [credentials] = await self._bus.request(ask, within=TIMEOUT)
         except CallError:
@@ -82,18 +82,6 @@ class Authority:
         within = DIALOG_TIMEOUT if call.interactive else TIMEOUT
         [[is_authorized, _, _]] = await self._bus.request(message, within=within)
         return bool(is_authorized)
-
-
-def _to_bus(member: str, signature: str, body: list[object]) -> Message:
-    name = "org.freedesktop.DBus"
-    return Message(
-        destination=name,
-        path="/org/freedesktop/DBus",
-        interface=name,
-        member=member,
-        signature=signature,
-        body=body,
-    )
 
 
 async def _in_group(uid: int, credentials: dict[str, Variant]) -> bool:

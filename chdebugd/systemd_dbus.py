@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from chdebugd.bus_dbus import Bus, CallError
+from chdebugd.bus_dbus import Bus, CallError, to_broker
 from chdebugd.dbus_library import Message, MessageType
 from chdebugd.errors import StartFailedError
 
@@ -43,15 +43,7 @@ class SystemdLauncher:
     async def subscribe(self) -> None:
         """Ask for the end of jobs; once, before the first start."""
         await self._learn_owner()
-        match = Message(
-            destination="org.freedesktop.DBus",
-            path="/org/freedesktop/DBus",
-            interface="org.freedesktop.DBus",
-            member="AddMatch",
-            signature="s",
-            body=[MATCH_JOBS],
-        )
-        await self._bus.request(match)
+        await self._bus.request(to_broker("AddMatch", "s", MATCH_JOBS))
         await self._call("Subscribe", "", [])
 
     async def _learn_owner(self) -> None:
@@ -68,14 +60,7 @@ class SystemdLauncher:
                 await asyncio.sleep(NAME_STEP)
 
     async def _ask_owner(self) -> str:
-        ask = Message(
-            destination="org.freedesktop.DBus",
-            path="/org/freedesktop/DBus",
-            interface="org.freedesktop.DBus",
-            member="GetNameOwner",
-            signature="s",
-            body=[SYSTEMD],
-        )
+        ask = to_broker("GetNameOwner", "s", SYSTEMD)
         [owner] = await self._bus.request(ask, within=CALL_TIMEOUT)
         return str(owner)
 

@@ -86,6 +86,7 @@ class VM:
         self._pace = Pace()
         self._is_draining = False
         self._released = 0
+        self._handed = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._last_counts = self._told_counts = Counts()
 
@@ -242,6 +243,7 @@ class VM:
         if ring.boot_id(before.boots) != before.boot_id:
             self.boots_before += before.boots  # they were another process's
         self.ring, self._released = ring, 0
+        self._handed = ring.position(Reader.SIGNALS)
 
     def _take_ring(self, fds: list[int]) -> None:
         """The ring of another version of chdebugd cannot be read; its guest runs on."""
@@ -274,7 +276,7 @@ class VM:
         ring = self.ring
         if ring is None or not self._listener.has_room(self):
             return
-        position = ring.position(Reader.SIGNALS)
+        position = self._handed
         held = self._pace.holds(asyncio.get_running_loop().time(), ring.head, position)
         if held and not self._is_draining:
             self._after("pump", LOOK, self.pump)
@@ -284,12 +286,23 @@ class VM:
             lost = 1  # torn by the death of a vCPU, and nobody mends it
         if lost:
             ring.skip(lost)
-            ring.move(Reader.SIGNALS, position + lost)
+            self._handed = position + lost
+            ring.move(Reader.SIGNALS, self._handed)
         if events:
-            ring.move(Reader.SIGNALS, events[-1].ticket)
+            self._handed = events[-1].ticket
             self._listener.events(self, events)
         self._tell_counts()
         self._rest(ring, len(events) == BATCH or lost > 0, bool(events))
+
+    def confirm(self, ring: Ring, ticket: int) -> None:
+        """The bus has all signals up to `ticket`: a next daemon need not send them again."""
+        if self.ring is ring and ticket > ring.position(Reader.SIGNALS):
+            ring.move(Reader.SIGNALS, ticket)
+
+    def take_back(self, ring: Ring, ticket: int) -> None:
+        """The bus did not take the signals after `ticket`."""
+        if self.ring is ring:
+            self._handed = ticket
 
     def _tell_counts(self) -> None:
         counts = self.counts
@@ -302,7 +315,7 @@ class VM:
         self._is_draining = more
         if more:
             self._after("pump", BURST_GAP if self._pace.is_burst else 0, self.pump)
-        elif busy or not ring.sleep(Reader.SIGNALS):
+        elif busy or not ring.sleep(Reader.SIGNALS, self._handed):
             self._after("pump", LINGER, self.pump)
         else:
             self._sleep(ring)
@@ -340,6 +353,7 @@ class VM:
             os.close(wake_fd)
         ring, self.ring = self.ring, None
         if ring is not None:
+            ring.move(Reader.SIGNALS, self._handed)
             ring.close()
 
     def close(self) -> None:

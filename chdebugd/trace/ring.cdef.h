@@ -22,7 +22,7 @@ struct chd_ring {
 static uint64_t chd_ring_size(void);
 static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_event *out, int max,
                          uint64_t *lost);
-static int chd_ring_sleep(struct chd_ring *ring, int reader);
+static int chd_ring_sleep(struct chd_ring *ring, int reader, uint64_t position);
 static void chd_ring_start_boot(struct chd_ring *ring, uint64_t start_nsec, uint64_t log_nsec);
 static uint64_t chd_ring_head(struct chd_ring *ring);
 static uint64_t chd_ring_position(struct chd_ring *ring, int reader);

@@ -210,9 +210,13 @@ class Ring:
         sent = lib.chd_journal_drain(self._c, fd, texts.texts, texts.boot, limit, problem)
         return int(sent), int(problem[0])
 
-    def sleep(self, reader: Reader) -> bool:
-        """Ask to be woken; False where there is something to read already."""
-        return bool(lib.chd_ring_sleep(self._c, reader))
+    def sleep(self, reader: Reader, position: int | None = None) -> bool:
+        """Ask to be woken; False where there is something to read already.
+
+        `position` is how far the reader has read, where it has not moved that far yet.
+        """
+        read = self.position(reader) if position is None else position
+        return bool(lib.chd_ring_sleep(self._c, reader, read))
 
     def write(self, code: int, *, vcpu: int = 0, wake: tuple[int, int] = (-1, -1)) -> bool:
         """Put one event as a vCPU does, for tests; False where the ring is full."""

@@ -54,13 +54,14 @@ static int chd_ring_copy(struct chd_ring *ring, uint64_t position, struct chd_ev
         return count;
 }
 
-/* Say that `reader` sleeps. Returns 0 where a record came meanwhile: then it is awake. */
-static int chd_ring_sleep(struct chd_ring *ring, int reader)
+/* Say that `reader` sleeps, having read up to `position`. Returns 0 where there is more: then it is
+ * awake. */
+static int chd_ring_sleep(struct chd_ring *ring, int reader, uint64_t position)
 {
         struct chd_reader *r = &ring->readers[reader];
 
         atomic_store(&r->asleep, 1);
-        if (atomic_load(&ring->head) == atomic_load(&r->position))
+        if (atomic_load(&ring->head) == position)
                 return 1;
         atomic_store(&r->asleep, 0);
         return 0;

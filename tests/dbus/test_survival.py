@@ -67,7 +67,7 @@ async def test_marks_made_while_no_daemon_ran_are_signalled_late(
     await restarted(daemon, client)
 
     await client.wait_for(lambda: len(client.events(path)) >= made + 100)
-    heard = [event[0] for event in client.events(path)]
+    heard = sorted({event[0] for event in client.events(path)})  # the last ones may come again
     assert heard == list(range(1, len(heard) + 1))
     written = sequence(daemon)
     assert written == list(range(1, len(written) + 1))

@@ -75,12 +75,12 @@ static void check(const struct chd_event *event, uint64_t *next, int may_skip)
         next[event->vcpu] = event->elapsed_nsec + 1;
 }
 
-static void sleep_until_woken(int reader, int fd)
+static void sleep_until_woken(int reader, int fd, uint64_t position)
 {
         struct pollfd waits = { .fd = fd, .events = POLLIN };
         uint64_t count;
 
-        if (!chd_ring_sleep(ring, reader))
+        if (!chd_ring_sleep(ring, reader, position))
                 return;
         require(poll(&waits, 1, -1) == 1);
         require(read(fd, &count, sizeof(count)) == sizeof(count));
@@ -108,7 +108,7 @@ static void *read_all(void *argument)
                 position += lost + count;
                 chd_ring_move(ring, reader, position);
                 if (!count && !lost)
-                        sleep_until_woken(reader, fd);
+                        sleep_until_woken(reader, fd, position);
                 else if (reader == CHD_READER_SIGNALS)
                         usleep(2000); /* and is slow enough to be lapped again */
         }
