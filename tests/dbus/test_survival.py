@@ -102,6 +102,7 @@ async def test_daemon_and_vm_process_that_die_together_leave_a_failed_vm(
 ) -> None:
     path = await client.start_vm("both", firmware=firmware(daemon, mark(1, 2) + FOREVER))
     await client.wait_for(lambda: len(client.events(path)) == 2)
+    await client.call(path, VM, "Pause")  # a change of state, with which counts are kept
 
     daemon.stop(signal.SIGKILL)
     kill_vm_process(daemon, "both")
