@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chdebugd.bus_dbus import GuardedWriter
+from chdebugd.bus_dbus import GuardedWriter, to_broker
 from chdebugd.dbus_library import Message, MessageBus, MessageType, Variant
 
 ROOT = Path(__file__).parents[2]
@@ -368,7 +368,7 @@ async def connected(address: str) -> AsyncIterator[Client]:
     await bus.connect()
     client = Client(bus)
     rule = "type='signal',sender='org.chdebugd1'"
-    await bus.call(_bus_call("AddMatch", "s", rule))
+    await bus.call(to_broker("AddMatch", "s", rule))
     await client.wait_for(lambda: _has_owner(bus))
     try:
         yield client
@@ -387,20 +387,8 @@ async def restarted(daemon: Daemon, client: Client, number: int = signal.SIGKILL
 
 
 async def _has_owner(bus: MessageBus) -> bool:
-    reply = await bus.call(_bus_call("NameHasOwner", "s", "org.chdebugd1"))
+    reply = await bus.call(to_broker("NameHasOwner", "s", "org.chdebugd1"))
     return bool(reply.body[0])
-
-
-def _bus_call(member: str, signature: str, *body: Any) -> Message:
-    name = "org.freedesktop.DBus"
-    return Message(
-        destination=name,
-        path="/org/freedesktop/DBus",
-        interface=name,
-        member=member,
-        signature=signature,
-        body=list(body),
-    )
 
 
 def story(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[[Daemon], None]:

@@ -225,7 +225,13 @@ def test_a_guest_outlives_the_daemon(daemon: Daemon, number: int) -> None:
         assert await client.get(path, "EventCount") == 1
         assert (await client.get(path, "Options"))["log-file"].value == "l"
         await client.call(path, "org.chdebugd1.VM", "Reset")
-        await client.wait_for(lambda: len(client.events(path)) >= 1)
+
+        async def marked_again() -> bool:
+            return bool(await client.get(path, "EventCount") == 2 and client.events(path))
+
+        await client.wait_for(marked_again)
+        heard = [event[0] for event in client.events(path)]
+        assert heard == [1] or (heard == [1, 1] and number == signal.SIGKILL)
 
     before(daemon)
     pids = vm_pids(daemon.runtime_dir)
