@@ -1,9 +1,9 @@
 """chdebugd traces how virtual machines boot.
 
-The way in:   __main__ → daemon → manager → vm → vm_link ~ control ~ vm_process → vm_life
-              → vmm.machine → vmm.vcpu → vmm/kvm_source.c
+The way in:   __main__ → daemon → manager → vm_starter → vm → vm_link ~ control
+              ~ vm_process → vm_life → vmm.machine → vmm.vcpu → vmm/kvm_source.c
 And back:     kvm_source.c → trace/ring.h → vm_sinks → trace.sinks → journal and log file
-                                          → vm.pump → event_dbus → the bus
+                                          → signal_pump → event_dbus → the bus
 After a death: manager.process_gone → recovery;  after a restart: adoption ← vm_records
 
 `X_dbus.py` is the bus face of `X.py`. The daemon never opens /dev/kvm, a VM process never speaks

@@ -73,6 +73,6 @@ def _attach(vm: VM, fd: int) -> None:
     if fd < 0:
         return
     try:
-        vm.attach(Ring(fd))
+        vm.signals.attach(Ring(fd))
     except ValueError:
         os.close(fd)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -16,7 +15,6 @@ from chdebugd.errors import (
     ChdebugdError,
     NoSuchVMError,
     NotRespondingError,
-    StartFailedError,
     WrongStateError,
 )
 from chdebugd.files import FileOpener
@@ -30,12 +28,11 @@ from chdebugd.systemd_notify import forget_fd, store_fd
 from chdebugd.trace.event import Event
 from chdebugd.vm import VM
 from chdebugd.vm_records import Record, VmRecords
+from chdebugd.vm_starter import VmStarter
 from chdebugd.vmm.outcome import Result
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT = 180.0  # seconds to the first instruction: images may lie on slow disks
-DEATH_TIMEOUT = 10.0  # seconds for a process to die after SIGKILL
 END_TIMEOUT = 2.0  # seconds for a process to end by itself after a start that failed
 FORMER_TIMEOUT = 10.0  # seconds that a start waits for the VM's last process
 GREETING_TIMEOUT = 1.0  # seconds that the daemon's own start waits for VM processes
@@ -82,15 +79,14 @@ class Manager:
         """`journal` is the path of journald's socket, empty for the usual one."""
         self.limits = limits
         self.vms: dict[str, VM] = {}
-        self._socket_dir = runtime_dir / SOCKET_DIR
+        socket_dir = runtime_dir / SOCKET_DIR
         self._opener = opener
         self._launcher = launcher
         self._watcher = watcher
-        self._journal = journal
-        self._records = VmRecords(self._socket_dir)
-        self._adoption = Adoption(self._socket_dir, self._records, opener)
+        self._records = VmRecords(socket_dir)
+        self._starter = VmStarter(socket_dir, launcher, self._records, journal)
+        self._adoption = Adoption(socket_dir, self._records, opener)
         self._recovery = Recovery(journal)
-        self._starting: set[VM] = set()
         self._leaving: dict[str, VM] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -117,7 +113,8 @@ class Manager:
         vm.files = self._opener.open_all(options.files, fds)
         self.vms[name] = vm
         try:
-            await self._boot(vm)
+            with self._starter.begun(vm):
+                await self._starter.boot(vm)
         except BaseException:
             await self._discard(vm)
             raise
@@ -126,30 +123,31 @@ class Manager:
     async def start_again(self, vm: VM) -> None:
         """Boot a VM that has ended; raises WrongStateError and what a start raises."""
         requested_nsec = time.monotonic_ns()
-        if not vm.has_ended or vm in self._starting:
+        if not vm.has_ended or vm in self._starter.starting:
             raise WrongStateError(f"VM '{vm.name}' is {_doing(vm)}; only an ended VM can start")
         if not vm.has_options:
             raise WrongStateError(
                 f"The options of VM '{vm.name}' are not known to this version; remove the VM, and "
                 "start it with its options"
             )
-        self._starting.add(vm)
-        try:
-            await self._wait_for_former(vm)
-            others = [each for each in self.vms.values() if each is not vm]
-            check_room(self.limits, others, vm.name, vm.owner, vm.options.request)
-            files = self._opener.open_again(vm.options.files, vm.files)
-            close_all([file.fd for file in vm.files])
-            vm.files, vm.requested_nsec, vm.kill_requested = files, requested_nsec, False
-            await self._boot(vm)
-        except ChdebugdError as error:
-            if isinstance(error, NotRespondingError):
-                await self._end_process(vm)
-            if vm.state == State.CREATED:  # its new process came no further
-                vm.set_died(Result.START_FAILED, str(error))
-            raise
-        finally:
-            self._starting.discard(vm)
+        with self._starter.begun(vm):
+            try:
+                await self._wait_for_former(vm)
+                await self._boot_again(vm, requested_nsec)
+            except ChdebugdError as error:
+                if isinstance(error, NotRespondingError):
+                    await self._starter.end(vm)
+                if vm.state == State.CREATED:  # its new process came no further
+                    vm.set_died(Result.START_FAILED, str(error))
+                raise
+
+    async def _boot_again(self, vm: VM, requested_nsec: int) -> None:
+        others = [each for each in self.vms.values() if each is not vm]
+        check_room(self.limits, others, vm.name, vm.owner, vm.options.request)
+        files = self._opener.open_again(vm.options.files, vm.files)
+        close_all([file.fd for file in vm.files])
+        vm.files, vm.requested_nsec, vm.kill_requested = files, requested_nsec, False
+        await self._starter.boot(vm)
 
     async def _wait_for_former(self, vm: VM) -> None:
         if not await vm.wait_gone(FORMER_TIMEOUT):
@@ -158,52 +156,15 @@ class Manager:
                 "whether journald and the disk work"
             )
 
-    async def _boot(self, vm: VM) -> None:
-        self._starting.add(vm)
-        try:
-            await self._reach(vm)
-            await vm.wait_greeted()
-            request = vm.options.request._replace(
-                files=tuple(file.role for file in vm.files),
-                journal=self._journal,
-                requested_nsec=vm.requested_nsec,
-                keep=self._records.keepsake(vm),
-            )
-            await vm.start(request, START_TIMEOUT)
-        finally:
-            self._starting.discard(vm)
-
-    async def _reach(self, vm: VM) -> None:
-        """Connect to the VM's process: one that waits for us already, or one started now."""
-        path = self._socket_of(vm.name)
-        with contextlib.suppress(OSError):
-            vm.connect(path)
-            return
-        await self._launcher.start(vm.name)
-        try:
-            vm.connect(path)
-        except OSError as error:
-            raise StartFailedError(f"Cannot reach the process of VM '{vm.name}': {error}") from None
-
-    def _socket_of(self, name: str) -> Path:
-        return self._socket_dir / f"{name}.sock"
-
     async def _discard(self, vm: VM) -> None:
         """Leave nothing of a VM whose start failed; what its process has to say it may say."""
         if not vm.has_process or not await vm.wait_gone(END_TIMEOUT):
-            await self._end_process(vm)
+            await self._starter.end(vm)
         for file in vm.files:
             file.discard()
         vm.files = []
         self._forget(vm)
         vm.close()
-
-    async def _end_process(self, vm: VM) -> None:
-        await self._launcher.kill(vm.name)
-        vm.kill_process()
-        if not await vm.wait_gone(DEATH_TIMEOUT):
-            log.error("The process of VM '%s' does not die; look at its host", vm.name)
-        self._socket_of(vm.name).unlink(missing_ok=True)
 
     def _forget(self, vm: VM) -> None:
         """Take it out of the table; another one of that name stays."""
@@ -222,7 +183,7 @@ class Manager:
 
     async def kill(self, vm: VM) -> None:
         """Switch off, and end the process where it does not do so itself."""
-        if vm in self._starting and (vm.has_ended or not vm.has_process):
+        if vm in self._starter.starting and (vm.has_ended or not vm.has_process):
             raise WrongStateError(f"VM '{vm.name}' is being started; wait until it runs")
         if vm.has_ended:
             return
@@ -234,7 +195,7 @@ class Manager:
             await vm.call("kill")
         except ChdebugdError:  # it hangs, or is just about to be gone
             if not vm.has_ended:
-                await self._end_process(vm)
+                await self._starter.end(vm)
 
     async def remove(self, vm: VM) -> None:
         """Kill it where it runs, and forget it; its process may still write marks."""
@@ -274,7 +235,7 @@ class Manager:
         """A VM process is there: ours, or one that an earlier daemon started."""
         if vm.ring is not None:
             store_fd(ring_name(vm.name), vm.ring.fd)
-        if vm.state == State.CREATED and vm not in self._starting:
+        if vm.state == State.CREATED and vm not in self._starter.starting:
             self._spawn(self._discard(vm))  # the daemon that wanted it died before it said so
             return
         if not vm.is_known and vm.has_ended:  # removed, and it still writes its marks
@@ -321,7 +282,7 @@ class Manager:
             del self._leaving[vm.name]
             vm.close()
         elif self.vms.get(vm.name) is vm:
-            vm.pump()
+            vm.signals.pump()
             self._records.save(vm)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -358,11 +319,11 @@ class Manager:
         if self.vms.get(vm.name) is not vm:
             return
         try:
-            vm.connect(self._socket_of(vm.name))
+            vm.connect(self._starter.socket_of(vm.name))
         except NotRespondingError:
             asyncio.get_running_loop().call_later(RECONNECT, self._meet, vm)
         except OSError:
-            self._socket_of(vm.name).unlink(missing_ok=True)
+            self._starter.socket_of(vm.name).unlink(missing_ok=True)
             self._records.take_last_words(vm)
             if vm.state == State.CREATED:
                 self._forget(vm)

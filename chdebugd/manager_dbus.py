@@ -125,7 +125,7 @@ class BusWatcher:
         assert self._manager is not None
         for vm in list(self._manager.vms.values()):
             self._tell(vm)
-            vm.pump()
+            vm.signals.pump()
 
     def has_room(self, vm: VM) -> bool:
         """Whether the VM is published under our name and the bus keeps up."""
@@ -161,7 +161,7 @@ class BusWatcher:
         assert ring is not None
 
         def unsent(first: int) -> None:
-            vm.take_back(ring, events[first].ticket - 1)
+            vm.signals.take_back(ring, events[first].ticket - 1)
 
         self._signals[vm.name].emit(events, unsent)
         self._unconfirmed[vm] = ring, events[-1].ticket
@@ -181,7 +181,7 @@ class BusWatcher:
             except (CallError, OSError, EOFError):
                 return
             for vm, (ring, ticket) in due.items():
-                vm.confirm(ring, ticket)
+                vm.signals.confirm(ring, ticket)
             await asyncio.sleep(CONFIRM_EVERY)
 
     def status_changed(self, vm: VM) -> None:

@@ -1,13 +1,12 @@
 """One VM as the daemon sees it: the line to its process, its files, and its ring.
 
-The VM's own process decides its state (vm_life.py); what is here mirrors it, feeds the signals,
-and says when the process is dead.
+The VM's own process decides its state (vm_life.py); what is here mirrors it, and says when the
+process is dead. Its marks go from the ring to the bus through its SignalPump.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -23,18 +22,13 @@ from chdebugd.errors import (
 )
 from chdebugd.files import OpenFile
 from chdebugd.options import VmOptions
+from chdebugd.signal_pump import SignalPump
 from chdebugd.state import ENDED, State
 from chdebugd.trace.event import Event
-from chdebugd.trace.pace import LOOK, Pace
-from chdebugd.trace.ring import BATCH, Reader, Ring
+from chdebugd.trace.ring import Ring
 from chdebugd.vm_link import ANSWER_TIMEOUT, GONE, SILENT, VmLink
 from chdebugd.vmm.outcome import GOOD, Result
 
-log = logging.getLogger(__name__)
-
-LINGER = 0.0005  # seconds until the pump looks again before it sleeps
-BURST_GAP = BATCH / 25_000  # seconds between two batches while the guest writes: signals a second
-FULL_CHECK = 0.1  # seconds between two looks at what a waiting or dropping guest counts
 RECONNECT = 0.5  # seconds until a broken line is made anew
 
 
@@ -76,19 +70,12 @@ class VM:
         self.has_options = True
         """False where another version made it, with options that this one does not take."""
         self.status = Status()
-        self.ring: Ring | None = None
-        self.boots_before = 0
+        self.signals = SignalPump(name, self)
         self._listener = listener
         self._path = Path()
         self._link: VmLink | None = None
         self._gone = asyncio.Event()
-        self._wake_fd = -1
-        self._pace = Pace()
-        self._is_draining = False
-        self._released = 0
-        self._handed = 0
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._last_counts = self._told_counts = Counts()
+        self._reconnect_timer: asyncio.TimerHandle | None = None
 
     @property
     def state(self) -> State:
@@ -103,16 +90,22 @@ class VM:
     @property
     def boot_count(self) -> int:
         """Boots since the VM was made, over all its processes."""
-        return self.boots_before + self.counts.boots
+        return self.signals.boots_before + self.counts.boots
+
+    @property
+    def ring(self) -> Ring | None:
+        """Where its marks are; None where there never was a process, or one of another version."""
+        return self.signals.ring
 
     @property
     def counts(self) -> Counts:
         """From the ring, or what it said last."""
-        return Counts.of(self.ring) if self.ring else self._last_counts
+        return self.signals.counts
 
     def restore(self, status: Status, counts: Counts) -> None:
         """What was known of it last; the ring, where there is one, knows the counts better."""
-        self.status, self._last_counts = status, counts
+        self.status = status
+        self.signals.restore(counts)
 
     # The process
 
@@ -198,13 +191,10 @@ class VM:
         status = Status.from_message(message["hello"])
         if len(fds) != 2:
             raise ValueError("A hello has two descriptors")
-        if self.ring is None or not os.path.sameopenfile(self.ring.fd, fds[0]):
-            self._take_ring(fds)
-        if self._wake_fd < 0:
-            self._watch_wakes(fds.pop())
+        self.signals.take(fds)
         self.status_came(status)
         self._listener.greeted(self, dict(message.get("keep") or {}))
-        self.pump()
+        self.signals.pump()
 
     def status_came(self, status: Status) -> None:
         """A change of status."""
@@ -213,7 +203,8 @@ class VM:
 
     def line_lost(self) -> None:
         """The process lives on without a line; make a new one soon."""
-        self._after("reconnect", RECONNECT, self._reconnect)
+        self._cancel_reconnect()
+        self._reconnect_timer = asyncio.get_running_loop().call_later(RECONNECT, self._reconnect)
 
     def _reconnect(self) -> None:
         try:
@@ -225,7 +216,7 @@ class VM:
     def process_gone(self) -> None:
         """The process is dead."""
         self._drop_link()
-        self._cancel("reconnect")
+        self._cancel_reconnect()
         self._gone.set()
         self._listener.process_gone(self)
 
@@ -234,142 +225,30 @@ class VM:
         state = State.STOPPED if result in GOOD else State.FAILED
         self.status_came(self.status._replace(state=state, result=result, sentence=sentence))
 
-    # The ring
+    # For the pump
 
-    def attach(self, ring: Ring) -> None:
-        """Read this ring from now on; it belongs to the VM."""
-        before = self.counts
-        self.release_ring()
-        if ring.boot_id(before.boots) != before.boot_id:
-            self.boots_before += before.boots  # they were another process's
-        self.ring, self._released = ring, 0
-        self._handed = ring.position(Reader.SIGNALS)
+    @property
+    def has_room(self) -> bool:
+        """Whether signals of it can be sent now."""
+        return self._listener.has_room(self)
 
-    def _take_ring(self, fds: list[int]) -> None:
-        """The ring of another version of chdebugd cannot be read; its guest runs on."""
-        try:
-            ring = Ring(fds[0])
-        except ValueError:
-            log.warning(
-                "VM '%s' was started by another version of chdebugd: its marks are in the journal "
-                "and not on the bus until it is started again",
-                self.name,
-            )
-            return
-        del fds[0]
-        self.attach(ring)
+    def events(self, events: list[Event]) -> None:
+        """Pass them on."""
+        self._listener.events(self, events)
 
-    def _watch_wakes(self, eventfd: int) -> None:
-        self._wake_fd = eventfd
-        asyncio.get_running_loop().add_reader(eventfd, self._woken)
-
-    def _woken(self) -> None:
-        try:
-            os.eventfd_read(self._wake_fd)
-        except BlockingIOError:
-            return
-        self.pump()
-
-    def pump(self) -> None:
-        """Hand one batch on where the bus has room, and come back as the ring needs."""
-        self._cancel("pump")
-        ring = self.ring
-        if ring is None or not self._listener.has_room(self):
-            return
-        position = self._handed
-        held = self._pace.holds(asyncio.get_running_loop().time(), ring.head, position)
-        if held and not self._is_draining:
-            self._after("pump", LOOK, self.pump)
-            return
-        events, lost = ring.copy(position)
-        if not events and not lost and not self.has_process and position < ring.head:
-            lost = 1  # torn by the death of a vCPU, and nobody mends it
-        if lost:
-            ring.skip(lost)
-            self._handed = position + lost
-            ring.move(Reader.SIGNALS, self._handed)
-        if events:
-            self._handed = events[-1].ticket
-            self._listener.events(self, events)
-        self._tell_counts()
-        self._rest(ring, len(events) == BATCH or lost > 0, bool(events))
-
-    def confirm(self, ring: Ring, ticket: int) -> None:
-        """The bus has all signals up to `ticket`: a next daemon need not send them again."""
-        if self.ring is ring and ticket > ring.position(Reader.SIGNALS):
-            ring.move(Reader.SIGNALS, ticket)
-
-    def take_back(self, ring: Ring, ticket: int) -> None:
-        """The bus did not take the signals after `ticket`."""
-        if self.ring is ring:
-            self._handed = ticket
-
-    def _tell_counts(self) -> None:
-        counts = self.counts
-        if counts != self._told_counts:
-            self._told_counts = counts
-            self._listener.counts_changed(self)
-
-    def _rest(self, ring: Ring, more: bool, busy: bool) -> None:
-        """Look again soon where events came, so that a burst wakes us once; else sleep."""
-        self._is_draining = more
-        if more:
-            self._after("pump", BURST_GAP if self._pace.is_burst else 0, self.pump)
-        elif busy or not ring.sleep(Reader.SIGNALS, self._handed):
-            self._after("pump", LINGER, self.pump)
-        else:
-            self._sleep(ring)
-
-    def _sleep(self, ring: Ring) -> None:
-        """Until the guest's next mark."""
-        if ring.is_full:
-            self._after("pump", FULL_CHECK, self.pump)
-        if ring.head - self._released >= BATCH:  # or all that was read would count as our memory
-            self._released = ring.head
-            ring.release_pages()
-
-    def events_after(self, seq: int, limit: int) -> list[Event]:
-        """Events of this boot with a number above `seq`, as far back as the ring reaches."""
-        ring = self.ring
-        if ring is None:
-            return []
-        events: list[Event] = []
-        position = min(ring.first_ticket + seq, ring.head)
-        while len(events) < limit:
-            batch, _ = ring.copy(position, limit - len(events))
-            if not batch:
-                break
-            events += [event for event in batch if event.boot == ring.boot]
-            position = batch[-1].ticket
-        return events
-
-    def release_ring(self) -> None:
-        """Let go of the ring; the counts stay."""
-        self._last_counts = self.counts
-        self._cancel("pump")
-        wake_fd, self._wake_fd = self._wake_fd, -1
-        if wake_fd >= 0:
-            asyncio.get_running_loop().remove_reader(wake_fd)
-            os.close(wake_fd)
-        ring, self.ring = self.ring, None
-        if ring is not None:
-            ring.move(Reader.SIGNALS, self._handed)
-            ring.close()
+    def counts_changed(self) -> None:
+        """Pass it on."""
+        self._listener.counts_changed(self)
 
     def close(self) -> None:
         """Let go of everything; the process, if there is one, lives on."""
         self._drop_link()
-        self._cancel("reconnect")
-        self.release_ring()
+        self._cancel_reconnect()
+        self.signals.close()
         files, self.files = self.files, []
         for file in files:
             os.close(file.fd)
 
-    def _after(self, name: str, seconds: float, callback: Any) -> None:
-        self._cancel(name)
-        self._timers[name] = asyncio.get_running_loop().call_later(seconds, callback)
-
-    def _cancel(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
+    def _cancel_reconnect(self) -> None:
+        if self._reconnect_timer is not None:
+            self._reconnect_timer.cancel()

@@ -67,7 +67,7 @@ class VmFace(Face):
     async def GetEvents(self, call: Call, since_seq: int, max: int) -> list[Any]:
         limit = min(max, self.manager.limits.events_per_call)
         found = []
-        for at, event in enumerate(self.vm.events_after(since_seq, limit)):
+        for at, event in enumerate(self.vm.signals.events_after(since_seq, limit)):
             if at % 256 == 255:
                 await asyncio.sleep(0)  # other callers first
             about = details(event, self.names.get(event.code))

@@ -38,7 +38,7 @@ class VmRecords:
         return {
             "options": vm.options.to_json(),
             "owner": vm.owner,
-            "boots_before": vm.boots_before,
+            "boots_before": vm.signals.boots_before,
         }
 
     def save(self, vm: VM) -> None:
@@ -81,7 +81,7 @@ class VmRecords:
             log.warning("The options of VM '%s' cannot be read again: %s", vm.name, error)
             vm.options, vm.has_options = VmOptions.empty(), False
         vm.owner = int(record.get("owner", 0))
-        vm.boots_before = int(record.get("boots_before", 0))
+        vm.signals.boots_before = int(record.get("boots_before", 0))
         if "status" in record:
             _restore_state(vm, record)
 

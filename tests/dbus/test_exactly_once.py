@@ -145,7 +145,7 @@ async def take_over(journald):
     JournalSink(ring, Journal(), "lag", None).drain()
     ring.move(Reader.JOURNAL, 3)  # so far the dead process had come
     vm = VM("lag", VmOptions.empty(), None, 0)
-    vm.attach(ring)
+    vm.signals.attach(ring)
     asyncio.get_running_loop().call_later({LAG}, os.kill, journald, signal.SIGCONT)
     await Recovery("").recover(vm, died=True)
 
