@@ -23,6 +23,7 @@ SCRIPTS = [
     "usr/lib/dracut/modules.d/90chdebug-mark/module-setup.sh",
 ]
 NAMESPACE = ("unshare", "--mount", "sh", "-euc")
+BEFORE = {"basic": "sysinit", "network-online": "basic", "multi-user": "basic"}
 CODES = {"sysinit": 0x61, "basic": 0x62, "network-online": 0x63, "multi-user": 0x64}
 
 
@@ -74,7 +75,9 @@ def _about_us(messages: str) -> list[str]:
 def test_each_target_has_its_code(kit: Path, target: str) -> None:
     unit = (kit / f"usr/lib/systemd/system/chdebug-mark-{target}.service").read_text()
 
-    assert f"After={target}.target\n" in unit
+    earlier = [f"chdebug-mark-{BEFORE[target]}.service"] if target in BEFORE else []
+    after = re.findall(r"^After=(.+)$", unit, re.MULTILINE)
+    assert [each.split() for each in after] == [[f"{target}.target", *earlier]]
     assert f"WantedBy={target}.target\n" in unit
     assert re.findall(r"^ExecStart=-/usr/bin/chdebug-mark (\S+)$", unit, re.MULTILINE) == [
         f"{CODES[target]:#x}"
