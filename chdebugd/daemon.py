@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from chdebugd import log as log_setup
@@ -23,7 +24,7 @@ from chdebugd.manager_dbus import BusWatcher, ManagerFace
 from chdebugd.object_path import MANAGER_PATH
 from chdebugd.polkit_dbus import Authority
 from chdebugd.server_dbus import Server
-from chdebugd.systemd_dbus import SystemdLauncher
+from chdebugd.systemd_dbus import JOURNALD_PATH, SystemdLauncher, main_pid
 from chdebugd.systemd_notify import notify, watchdog_usec
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,8 @@ async def _open(
     server.publish(MANAGER_PATH, ManagerFace(manager, authority))
     server.publish(LOG_CONTROL_PATH, LogControlFace())
     await manager.adopt_all()
+    if _is_unit(settings):
+        manager.watch_journald(partial(main_pid, bus, JOURNALD_PATH))
     await _own_name(bus)
     watcher.open()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, manager)

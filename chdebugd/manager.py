@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from chdebugd.errors import (
     WrongStateError,
 )
 from chdebugd.files import FileOpener
+from chdebugd.journal_gaps import JournalGaps
+from chdebugd.journald_watch import JournaldWatch
 from chdebugd.launcher import Launcher
 from chdebugd.limits import Limits
 from chdebugd.options import VmOptions, check_name
@@ -88,6 +90,8 @@ class Manager:
         self._adoption = Adoption(socket_dir, self._records, opener)
         self._recovery = Recovery(journal)
         self._leaving: dict[str, VM] = {}
+        self._gaps = JournalGaps(lambda: [*self.vms.values(), *self._leaving.values()])
+        self._journald: JournaldWatch | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def find(self, name: str) -> VM:
@@ -292,6 +296,9 @@ class Manager:
 
     def close(self) -> None:
         """Let go of all VMs; their processes live on, and a recovery that runs goes to its end."""
+        if self._journald is not None:
+            self._journald.close()
+        self._gaps.close()
         for vm in [*self.vms.values(), *self._leaving.values()]:
             vm.close()
         self.vms.clear()
@@ -313,6 +320,11 @@ class Manager:
         ]
         if greetings:
             await asyncio.wait(greetings, timeout=GREETING_TIMEOUT)
+
+    def watch_journald(self, main_pid: Callable[[], Awaitable[int]]) -> None:
+        """Once all VMs are there: whenever it dies, and has died, send again what it lost."""
+        self._journald = JournaldWatch(main_pid, self._gaps.journald_died)
+        self._spawn(self._gaps.look_back())
 
     def _meet(self, vm: VM) -> None:
         """Connect to the process of a VM that an earlier daemon had, or learn that it is dead."""

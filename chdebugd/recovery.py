@@ -49,14 +49,14 @@ class Recovery:
             else:
                 await self._declare_lost(vm, journal)
             if died:
-                await _send(journal, _end_entry(vm))
+                await send(journal, _end_entry(vm))
 
     async def _catch_up(self, vm: VM, journal: Journal) -> bool:
         """Until journald has stored all that the process sent; False where it does not tell."""
         takeover_id = secrets.token_hex(16)
         text = f"The process of VM '{vm.name}' is dead; chdebugd takes over its marks"
-        fields = _about(vm, MessageId.TAKEOVER, vm.counts.boot_id)
-        await _send(journal, entry(text, WARNING, fields | {"TAKEOVER_ID": takeover_id}))
+        fields = about(vm, MessageId.TAKEOVER, vm.counts.boot_id)
+        await send(journal, entry(text, WARNING, fields | {"TAKEOVER_ID": takeover_id}))
         if not self._asks_journal or not journal.exists:
             return True
         return await asyncio.to_thread(wait_for_takeover, takeover_id, JOURNAL_TIMEOUT)
@@ -68,13 +68,13 @@ class Recovery:
         text = (
             f"Marks of VM '{vm.name}' after number {seq} of this boot, if there were any, are lost"
         )
-        fields = _about(vm, MessageId.RING_LOST, boot) | {"LAST_SEQ": str(seq)}
-        await _send(journal, entry(text, WARNING, fields))
+        fields = about(vm, MessageId.RING_LOST, boot) | {"LAST_SEQ": str(seq)}
+        await send(journal, entry(text, WARNING, fields))
 
     async def _drain_ring(self, vm: VM, ring: Ring, journal: Journal, is_sure: bool) -> None:
         if self._asks_journal:
             await asyncio.to_thread(_skip_written, ring)
-        sink = JournalSink(ring, journal, vm.name, _codes(vm))
+        sink = JournalSink(ring, journal, vm.name, codes(vm))
         sink.level = LEVELS[vm.options.request.log_level]
         log_sink = LogSink(ring, _log_fd(vm))
         try:
@@ -87,11 +87,11 @@ class Recovery:
             text = (
                 f"{left - lost} events of VM '{vm.name}' came out of the ring of its dead process"
             )
-            fields = _about(vm, MessageId.RECOVERED, vm.counts.boot_id)
+            fields = about(vm, MessageId.RECOVERED, vm.counts.boot_id)
             fields |= {"RECOVERED": str(left - lost), "LOST": str(lost)}
             if not is_sure:
                 fields["UNVERIFIED"] = "journald did not show what it has; one mark may be double"
-            await _send(journal, entry(text, WARNING, fields))
+            await send(journal, entry(text, WARNING, fields))
 
 
 def _is_behind(ring: Ring) -> bool:
@@ -140,19 +140,19 @@ def _step_over_torn(ring: Ring) -> int:
     return 1
 
 
-def _about(vm: VM, kind: MessageId, boot_id: str) -> dict[str, str]:
+def about(vm: VM, kind: MessageId, boot_id: str) -> dict[str, str]:
     return {"MESSAGE_ID": kind.value, "VM": vm.name, "VM_BOOT": boot_id}
 
 
 def _end_entry(vm: VM) -> bytes:
     is_good = vm.status.result in GOOD
     kind = MessageId.VM_STOPPED if is_good else MessageId.VM_FAILED
-    fields = _about(vm, kind, vm.counts.boot_id) | {"RESULT": vm.status.result}
+    fields = about(vm, kind, vm.counts.boot_id) | {"RESULT": vm.status.result}
     text = f"VM '{vm.name}' {vm.state}: {vm.status.sentence}"
     return entry(text, INFO if is_good else ERR, fields | {"EVENTS": str(vm.counts.events)})
 
 
-def _codes(vm: VM) -> CodeMap | None:
+def codes(vm: VM) -> CodeMap | None:
     name = vm.options.request.code_map
     with contextlib.suppress(CodeMapError):
         return CodeMap.load(name) if name else None
@@ -177,7 +177,7 @@ def _tail(fd: int) -> bytes:
     return b""
 
 
-async def _send(journal: Journal, data: bytes) -> None:
+async def send(journal: Journal, data: bytes) -> None:
     """As soon as journald takes it."""
     while not journal.send(data):
         await _wait_writable(journal)

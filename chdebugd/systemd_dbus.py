@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from chdebugd.bus_dbus import Bus, CallError, to_broker
@@ -12,6 +13,8 @@ from chdebugd.errors import StartFailedError
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
+SERVICE = "org.freedesktop.systemd1.Service"
+JOURNALD_PATH = "/org/freedesktop/systemd1/unit/systemd_2djournald_2eservice"
 MATCH_JOBS = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
 SIGKILL = 9
 CALL_TIMEOUT = 25.0  # seconds
@@ -133,3 +136,19 @@ class SystemdLauncher:
             ),
             within=CALL_TIMEOUT,
         )
+
+
+async def main_pid(bus: Bus, path: str) -> int:
+    """The main process of the service whose object is at `path`; 0 where it has none now."""
+    ask = Message(
+        destination=SYSTEMD,
+        path=path,
+        interface="org.freedesktop.DBus.Properties",
+        member="Get",
+        signature="ss",
+        body=[SERVICE, "MainPID"],
+    )
+    with contextlib.suppress(CallError):
+        [pid] = await bus.request(ask, within=CALL_TIMEOUT)
+        return int(pid.value)
+    return 0

@@ -13,6 +13,7 @@ from chdebugd.trace.sinks import JournalSink, LogSink, Progress
 from chdebugd.vm_loop import VmLoop
 
 LINGER = 0.001  # seconds until a sink looks again before it sleeps: a burst then costs no wake-ups
+HELD_LOOK = 0.05  # seconds between two looks at an empty ring that is held, and full so
 RETRY = 0.1  # seconds until journald is tried again when it has no socket
 NOTICE_EVERY = 1.0  # seconds between two entries about drops
 
@@ -71,6 +72,8 @@ class VmSinks:
             self._loop.call_later("drain", LINGER, self._look)
         elif not self._sleep(journal=Progress.BLOCKED not in both):
             self._loop.call_later("drain", 0, self.drain)
+        elif not self.ring.is_roomy and not self._waits_for_journal:
+            self._loop.call_later("drain", HELD_LOOK, self.drain)
 
     def _sleep(self, *, journal: bool) -> bool:
         """Ask to be woken by the next event; False where one is there already."""

@@ -41,6 +41,8 @@ class MessageId(StrEnum):
     DISK_ERROR = "a1c7b8d2e0f74b7f9d5f3c6e80de0011"
     TEXT_SUPPRESSED = "a1c7b8d2e0f74b7f9d5f3c6e80de0012"
     ENTRIES_LOST = "a1c7b8d2e0f74b7f9d5f3c6e80de0013"
+    JOURNALD_DIED = "a1c7b8d2e0f74b7f9d5f3c6e80de0014"
+    SENT_AGAIN = "a1c7b8d2e0f74b7f9d5f3c6e80de0015"
 
 
 def field(name: str, value: str) -> bytes:

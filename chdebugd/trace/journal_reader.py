@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple
 
 from chdebugd.trace.journal import MessageId
 
 LOOK_AGAIN = 0.2  # seconds, where the kernel does not tell us of a change
+STARTS = 64  # lives of journald that are looked at, at most
+JOURNALD_STARTED = "f77379a8490b408bbe5f6940505a777b"  # systemd, sd-messages.h
 
 
-class LastMark(NamedTuple):
-    """The newest event of a VM that the journal has."""
+class JournalledMark(NamedTuple):
+    """An event that the journal has."""
 
     boot_id: str
     seq: int
@@ -45,19 +49,75 @@ def last_sequence(boot_id: str) -> int:
     return mark.seq if mark else 0
 
 
-def last_mark(vm: str) -> LastMark | None:
+def last_mark(vm: str) -> JournalledMark | None:
     """The newest event of the VM of this name, of whatever boot."""
     return _newest(VM=vm)
 
 
-def _newest(**match: str) -> LastMark | None:
+def journald_starts(since_nsec: int) -> list[str]:
+    """Cursors of journald's first entries in its lives since then (CLOCK_MONOTONIC), in order."""
+    from systemd import journal
+
+    with journal.Reader() as reader:
+        reader.add_match(MESSAGE_ID=JOURNALD_STARTED, _TRANSPORT="driver")
+        reader.seek_tail()
+        starts: list[str] = []
+        host_boot = None
+        while len(starts) < STARTS and (start := reader.get_previous()):
+            time = start["__MONOTONIC_TIMESTAMP"]
+            host_boot = host_boot or time.bootid
+            if time.bootid != host_boot or _nsec(time.timestamp) < since_nsec:
+                break
+            starts.insert(0, str(start["__CURSOR"]))
+    return starts
+
+
+def marks_around(cursor: str, vm: str) -> tuple[JournalledMark | None, JournalledMark | None]:
+    """The VM's last event before the entry at `cursor` and the first one after it, in turn.
+
+    Events that were sent again do not count: they are out of turn.
+    """
+    from systemd import journal
+
+    with journal.Reader() as reader:
+        reader.add_match(MESSAGE_ID=MessageId.EVENT.value, VM=vm, **_ours())
+        reader.seek_cursor(cursor)
+        before = _in_turn(reader.get_previous)
+        reader.seek_cursor(cursor)
+        return before, _in_turn(reader.get_next)
+
+
+def marks_sent_again(vm: str) -> set[JournalledMark]:
+    """The VM's events that the journal has because they were sent again."""
+    from systemd import journal
+
+    with journal.Reader() as reader:
+        reader.add_match(MESSAGE_ID=MessageId.EVENT.value, VM=vm, RESENT="1", **_ours())
+        return {_mark(entry) for entry in reader}
+
+
+def _newest(**match: str) -> JournalledMark | None:
     from systemd import journal
 
     with journal.Reader() as reader:
         reader.add_match(MESSAGE_ID=MessageId.EVENT.value, **match, **_ours())
         reader.seek_tail()
-        newest = reader.get_previous()
-        return LastMark(str(newest["VM_BOOT"]), int(newest["SEQ"])) if newest else None
+        return _in_turn(reader.get_previous)
+
+
+def _in_turn(step: Callable[[], dict[str, Any]]) -> JournalledMark | None:
+    while found := step():
+        if "RESENT" not in found:
+            return _mark(found)
+    return None
+
+
+def _mark(entry: dict[str, Any]) -> JournalledMark:
+    return JournalledMark(str(entry["VM_BOOT"]), int(entry["SEQ"]))
+
+
+def _nsec(time: timedelta) -> int:
+    return time // timedelta(microseconds=1) * 1000
 
 
 def _ours() -> dict[str, str]:

@@ -6,12 +6,12 @@ a burst; so a reader that sees one lets it pass, unless the ring fills or a seco
 
 from __future__ import annotations
 
-from chdebugd.trace.ring import CAPACITY
+from chdebugd.trace.ring import CAPACITY, KEPT
 
 BURST = 5_000  # marks a second; a guest that writes faster is in a burst
 LOOK = 0.002  # seconds between two looks at a burst
 HOLD_LIMIT = 1.0  # seconds; then the reader takes what is there
-FULL = CAPACITY * 7 // 8  # records; at this the reader must begin, or the guest will have to wait
+FULL = (CAPACITY - KEPT) * 7 // 8  # records; at this the reader begins, or the guest must wait
 
 
 class Pace:

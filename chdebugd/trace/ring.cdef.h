@@ -1,5 +1,6 @@
 #define CHD_RING_MAGIC ...
 #define CHD_RING_CAPACITY ...
+#define CHD_RING_KEPT ...
 #define CHD_READER_JOURNAL ...
 #define CHD_READER_LOG ...
 #define CHD_READER_SIGNALS ...
@@ -16,6 +17,7 @@ struct chd_ring {
         uint64_t first_ticket;
         uint32_t boot;
         uint32_t drop_when_full;
+        uint64_t created_nsec;
         ...;
 };
 
@@ -27,6 +29,9 @@ static void chd_ring_start_boot(struct chd_ring *ring, uint64_t start_nsec, uint
 static uint64_t chd_ring_head(struct chd_ring *ring);
 static uint64_t chd_ring_position(struct chd_ring *ring, int reader);
 static void chd_ring_move(struct chd_ring *ring, int reader, uint64_t position);
+static uint64_t chd_ring_used(struct chd_ring *ring);
+static void chd_ring_hold(struct chd_ring *ring, uint64_t held, uint64_t until);
+static uint64_t chd_ring_held(struct chd_ring *ring);
 static uint64_t chd_ring_dropped(struct chd_ring *ring);
 static uint64_t chd_ring_stalled_nsec(struct chd_ring *ring);
 static uint64_t chd_ring_skip(struct chd_ring *ring, uint64_t count);

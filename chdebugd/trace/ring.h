@@ -11,6 +11,9 @@
  * - The journal and the log file are durable readers: a producer never
  *   overwrites what they have not read. The signals reader is not: it may be
  *   lapped, sees so by the ticket, and counts what it skipped.
+ * - A journald that is killed loses an entry that it has read and not stored. So
+ *   the last records that went to it stay in the ring, and where it has died the
+ *   daemon holds them for a while, to send again what lacks.
  * - A reader that found nothing says that it sleeps, then looks at the head once
  *   more; a producer moves the head, then looks who sleeps, and writes its
  *   eventfd. All four are sequentially consistent, so one of the two sees the
@@ -30,6 +33,7 @@
 
 #define CHD_RING_MAGIC 0x31676e6972646863ULL /* "chdring1" */
 #define CHD_RING_CAPACITY 65536u              /* records; a power of two */
+#define CHD_RING_KEPT 4096u                   /* records behind the journal: its socket has 512 */
 
 enum { CHD_READER_JOURNAL, CHD_READER_LOG, CHD_READER_SIGNALS, CHD_READERS };
 
@@ -77,6 +81,9 @@ struct chd_ring {
         _Atomic uint64_t skipped; /* signals that were never sent; the daemon counts */
         _Atomic uint8_t last_code;
         _Atomic uint32_t forbidden_call; /* the system call that ended the process, + 1; 0: none */
+        _Atomic uint64_t held;       /* the first record to keep, + 1; 0: none is held */
+        _Atomic uint64_t held_until; /* CLOCK_MONOTONIC: a dead daemon holds no guest up */
+        uint64_t created_nsec;       /* CLOCK_MONOTONIC */
 
         struct chd_reader readers[CHD_READERS];
         struct chd_record records[CHD_RING_CAPACITY];
@@ -98,13 +105,18 @@ static inline struct chd_record *chd_slot(struct chd_ring *ring, uint64_t ticket
         return &ring->records[ticket & (CHD_RING_CAPACITY - 1)];
 }
 
-/* What both durable readers have behind them. */
+/* Up to where records may be overwritten: both durable readers have them behind them, and nobody
+ * may want them again. */
 static inline uint64_t chd_ring_durable(struct chd_ring *ring)
 {
         uint64_t journal = chd_load(&ring->readers[CHD_READER_JOURNAL].position);
         uint64_t log = chd_load(&ring->readers[CHD_READER_LOG].position);
+        uint64_t held = chd_load(&ring->held);
+        uint64_t kept = journal > CHD_RING_KEPT ? journal - CHD_RING_KEPT : 0;
 
-        return journal < log ? journal : log;
+        if (held && held - 1 < kept && chd_now() < chd_load(&ring->held_until))
+                kept = held - 1;
+        return kept < log ? kept : log;
 }
 
 /* Put one event. Returns 1, or 0 where the ring is full and the guest must wait. */

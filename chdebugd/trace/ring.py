@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from enum import IntEnum
 from typing import Any, Self
 
@@ -13,6 +14,8 @@ from chdebugd.trace._ring import ffi, lib
 from chdebugd.trace.event import Event
 
 CAPACITY: int = lib.CHD_RING_CAPACITY
+KEPT: int = lib.CHD_RING_KEPT
+"""Records that went to journald and are kept all the same, should it die with one of them."""
 _SIZE: int = lib.chd_ring_size()
 _RECORD = struct.Struct("<QQQIHBx")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -70,6 +73,7 @@ class Ring:
         ring = cls(fd)
         ring._c.magic = lib.CHD_RING_MAGIC
         ring._c.instance = os.urandom(16)
+        ring._c.created_nsec = time.monotonic_ns()
         return ring
 
     def release_pages(self) -> None:
@@ -108,6 +112,17 @@ class Ring:
         """32 hexadecimal digits, the same in every process that holds the ring."""
         instance = int.from_bytes(bytes(self._c.instance), "big")
         return f"{(instance + boot) % (1 << 128):032x}"
+
+    def boot_of(self, boot_id: str) -> int | None:
+        """The number of the boot with this id; None where it is none of this ring's."""
+        instance = int.from_bytes(bytes(self._c.instance), "big")
+        boot = (int(boot_id, 16) - instance) % (1 << 128)
+        return boot if 0 < boot <= self.boot else None
+
+    @property
+    def created_nsec(self) -> int:
+        """CLOCK_MONOTONIC when its VM process made it."""
+        return int(self._c.created_nsec)
 
     @property
     def start_nsec(self) -> int:
@@ -172,14 +187,23 @@ class Ring:
     @property
     def is_full(self) -> bool:
         """Whether a guest would have to wait now."""
-        behind = min(self.position(Reader.JOURNAL), self.position(Reader.LOG))
-        return self.head - behind >= CAPACITY
+        return int(lib.chd_ring_used(self._c)) >= CAPACITY
 
     @property
     def is_roomy(self) -> bool:
         """Whether a guest that waits may go on: not for each single place that is free."""
-        behind = min(self.position(Reader.JOURNAL), self.position(Reader.LOG))
-        return self.head - behind <= CAPACITY * 3 // 4
+        return int(lib.chd_ring_used(self._c)) <= CAPACITY * 3 // 4
+
+    def hold(self, seconds: float) -> None:
+        """Keep what is kept now for so long at most; what is held already stays held, too."""
+        first = max(self.position(Reader.JOURNAL) - KEPT, 0) + 1
+        held = int(lib.chd_ring_held(self._c))
+        until = time.monotonic_ns() + int(seconds * 1e9)
+        lib.chd_ring_hold(self._c, min(held, first) if held else first, until)
+
+    def release(self) -> None:
+        """Hold nothing."""
+        lib.chd_ring_hold(self._c, 0, 0)
 
     # Readers
 

@@ -91,6 +91,24 @@ static void chd_ring_move(struct chd_ring *ring, int reader, uint64_t position)
         chd_store(&ring->readers[reader].position, position);
 }
 
+/* How many records are in the way of a producer. */
+static uint64_t chd_ring_used(struct chd_ring *ring)
+{
+        return atomic_load(&ring->head) - chd_ring_durable(ring);
+}
+
+/* Keep the records from `held - 1` on until then (CLOCK_MONOTONIC), or none where it is 0. */
+static void chd_ring_hold(struct chd_ring *ring, uint64_t held, uint64_t until)
+{
+        chd_store(&ring->held_until, until);
+        chd_store(&ring->held, held);
+}
+
+static uint64_t chd_ring_held(struct chd_ring *ring)
+{
+        return chd_load(&ring->held);
+}
+
 static uint64_t chd_ring_dropped(struct chd_ring *ring)
 {
         return atomic_load(&ring->dropped);

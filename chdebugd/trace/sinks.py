@@ -146,26 +146,41 @@ class JournalSink:
         [event], _ = self._ring.copy(self._ring.position(Reader.JOURNAL), 1)
         if event.boot != self._texts.boot:
             self._texts = EntryTexts(event.boot)
-        self._texts.set(event.code, *self._head(event))
+        boot_id = self._ring.boot_id(event.boot)
+        around = _around_figures(self._vm, boot_id, event.code, self._codes)
+        self._texts.set(event.code, *around)
 
-    def _head(self, event: Event) -> tuple[bytes, bytes]:
-        """The fields before the figures of an event, MESSAGE last and cut short; and behind."""
-        tail = b""
-        if self._codes:
-            named = {
-                "CODE_NAME": self._codes.name(event.code),
-                "CODE_STAGE": self._codes.stage(event.code),
-            }
-            tail = b"".join(field(name, value) for name, value in named.items() if value)
-        fields = {
-            "MESSAGE_ID": MessageId.EVENT.value,
-            "VM": self._vm,
-            "VM_BOOT": self._ring.boot_id(event.boot),
-            "COMPONENT": COMPONENT_OF[event.code],
-            "CODE": f"{event.code:#x}",
-        }
-        head = entry("", DEBUG, fields).replace(b"MESSAGE=\n", b"", 1)
-        return head + f"MESSAGE={TEXT_OF[event.code]} ".encode(), tail
+
+def _around_figures(vm: str, boot_id: str, code: int, codes: CodeMap | None) -> tuple[bytes, bytes]:
+    """The fields before the figures of an event, MESSAGE last and cut short; and behind."""
+    tail = b""
+    if codes:
+        named = {"CODE_NAME": codes.name(code), "CODE_STAGE": codes.stage(code)}
+        tail = b"".join(field(name, value) for name, value in named.items() if value)
+    fields = {
+        "MESSAGE_ID": MessageId.EVENT.value,
+        "VM": vm,
+        "VM_BOOT": boot_id,
+        "COMPONENT": COMPONENT_OF[code],
+        "CODE": f"{code:#x}",
+    }
+    head = entry("", DEBUG, fields).replace(b"MESSAGE=\n", b"", 1)
+    return head + f"MESSAGE={TEXT_OF[code]} ".encode(), tail
+
+
+def entry_again(event: Event, vm: str, boot_id: str, codes: CodeMap | None) -> bytes:
+    """The entry of an event that the journal has lost; RESENT sets it apart."""
+    head, tail = _around_figures(vm, boot_id, event.code, codes)
+    elapsed = seconds(event.elapsed_nsec)
+    figures = {
+        "ELAPSED": elapsed,
+        "ELAPSED_NSEC": str(event.elapsed_nsec),
+        "SEQ": str(event.seq),
+        "VCPU": str(event.vcpu),
+        "RESENT": "1",
+    }
+    fields = b"".join(field(name, value) for name, value in figures.items())
+    return head + f"{elapsed} seconds\n".encode() + fields + tail
 
 
 class LogSink:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from chdebugd.trace.ring import CAPACITY, Reader, Ring
+from chdebugd.trace.ring import CAPACITY, KEPT, Reader, Ring
 
 TRACE = Path(__file__).parents[2] / "chdebugd" / "trace"
 RACE = Path(__file__).with_name("ring_race.c")
+LONG = 3600.0  # seconds
 CFLAGS = ["-std=gnu11", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
 # The thread sanitizer knows few address layouts; setarch gives it one that it knows.
 SAME_LAYOUT = ["setarch", "--addr-no-randomize"]
@@ -60,11 +61,53 @@ def test_a_full_ring_takes_no_more_until_both_durable_readers_moved(ring: Ring) 
         assert ring.write(0x40)
 
     assert not ring.write(0x41)
-    ring.move(Reader.JOURNAL, 1)
+    ring.move(Reader.JOURNAL, KEPT + 1)
     assert not ring.write(0x41)
     ring.move(Reader.LOG, 1)
     assert ring.write(0x41)
     assert ring.head == CAPACITY + 1
+
+
+def test_what_went_to_journald_last_is_kept(ring: Ring) -> None:
+    for _ in range(CAPACITY):
+        assert ring.write(0x40)
+    ring.move(Reader.LOG, CAPACITY)
+
+    ring.move(Reader.JOURNAL, KEPT)
+
+    assert not ring.write(0x41)
+    assert ring.is_full
+
+
+def test_a_ring_that_is_held_keeps_more_until_it_is_released(ring: Ring) -> None:
+    ring.hold(LONG)
+    for _ in range(CAPACITY):
+        assert ring.write(0x40)
+    for reader in (Reader.JOURNAL, Reader.LOG):
+        ring.move(reader, CAPACITY)
+    ring.hold(LONG)
+
+    assert not ring.write(0x41)
+    ring.release()
+    assert ring.write(0x41)
+
+
+def test_nobody_holds_a_ring_beyond_his_time(ring: Ring) -> None:
+    ring.hold(0)
+    for _ in range(CAPACITY):
+        assert ring.write(0x40)
+    for reader in (Reader.JOURNAL, Reader.LOG):
+        ring.move(reader, CAPACITY)
+
+    assert ring.write(0x41)
+
+
+def test_a_boot_is_known_by_its_id(ring: Ring) -> None:
+    ring.start_boot(0, 0)
+
+    assert [ring.boot_of(ring.boot_id(boot)) for boot in (1, 2)] == [1, 2]
+    assert ring.boot_of(ring.boot_id(3)) is None
+    assert ring.boot_of("0" * 32) is None
 
 
 def test_a_full_ring_that_drops_counts_what_it_drops(ring: Ring) -> None:
