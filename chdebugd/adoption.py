@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from chdebugd.errors import ChdebugdError
 from chdebugd.files import FileOpener, OpenFile
@@ -13,6 +12,7 @@ from chdebugd.options import VmOptions, check_name
 from chdebugd.systemd_notify import forget_fd, take_stored_fds
 from chdebugd.trace.ring import Ring
 from chdebugd.vm import VM, Listener
+from chdebugd.vm_directories import VmDirectories
 from chdebugd.vm_records import Record, VmRecords
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ def ring_name(vm: str) -> str:
 class Adoption:
     """Makes VMs of what it finds; none of them is connected yet."""
 
-    def __init__(self, socket_dir: Path, records: VmRecords, opener: FileOpener) -> None:
-        self._socket_dir = socket_dir
+    def __init__(self, directories: VmDirectories, records: VmRecords, opener: FileOpener) -> None:
+        self._directories = directories
         self._records = records
         self._opener = opener
 
@@ -36,12 +36,11 @@ class Adoption:
         """A VM for each record and for each socket; without a record it `is_known` not."""
         rings = take_stored_fds()
         records = dict(self._records.load())
-        sockets = {path.name.removesuffix(".sock") for path in self._socket_dir.glob("*.sock")}
-        for name in sorted(sockets | records.keys()):
+        for name in sorted(self._directories.names() | records.keys()):
             try:
                 check_name(name)
             except ChdebugdError as error:
-                log.warning("%s in %s: %s, ignoring", name[:80], self._socket_dir, error)
+                log.warning("%s in %s: %s, ignoring", name[:80], self._directories.path, error)
                 continue
             vm = VM(name, VmOptions.empty(), listener, 0)
             vm.is_known = name in records

@@ -24,9 +24,14 @@ INLINE_LIMIT = 32 * 1024  # bytes; what is longer goes in a memfd
 MESSAGE_LIMIT = 4 * 1024 * 1024  # bytes; a command line of 64 KiB is six times as long in JSON
 IN_MEMFD = b"@"  # instead of the message, which is in the first descriptor
 FDS_LIMIT = 64
-SOCKET_DIR = "vm"
-LAST_WORDS = ".last"
-"""Suffix of the file beside the socket that a VM process leaves: its status and counts."""
+VMS_DIR = "vm"
+"""In the runtime directory: a directory for each VM, all that its process sees of it."""
+SOCKET = "sock"
+"""In the VM's directory: where its process listens."""
+LAST_WORDS = "last-words.json"
+"""Beside the socket, left by a process that ended: its status and counts."""
+EXIT_COST = "exit-cost.json"
+"""In the runtime directory, and lent to each VM's: what one exit costs on this host."""
 _CREDENTIALS = struct.Struct("3i")
 
 Message = dict[str, Any]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chdebugd import log as log_setup
 from chdebugd.bus_dbus import Bus, CallError
-from chdebugd.control import SOCKET_DIR
+from chdebugd.control import VMS_DIR
 from chdebugd.dbus_library import NameFlag, RequestNameReply
 from chdebugd.files import FileOpener
 from chdebugd.launcher import ChildLauncher, Launcher
@@ -57,7 +57,7 @@ async def run(settings: Settings) -> int:
     """
     log_setup.set_up(settings.journal)
     limits = load_limits(settings.config)
-    (settings.runtime_dir / SOCKET_DIR).mkdir(parents=True, exist_ok=True, mode=0o700)
+    (settings.runtime_dir / VMS_DIR).mkdir(parents=True, exist_ok=True, mode=0o700)
     _lock(settings.runtime_dir)
     stop = _watch_stop()
     children = ChildLauncher(settings.runtime_dir)

@@ -1,6 +1,6 @@
 """What one exit costs on this host: measured by the first VM process after the host's boot.
 
-The others read what it wrote, so that a start does not wait for the measurement again.
+The daemon lends what it wrote to the others, so that they need not measure again.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import json
 import os
 from collections.abc import Mapping
 
+from chdebugd.control import EXIT_COST
 from chdebugd.errors import ChdebugdError
 from chdebugd.vmm.kvm import Kvm
 from chdebugd.vmm.self_test import ExitCost, measure_exit_cost
 
-CACHE = "exit-cost.json"  # in the runtime directory
 HOST_BOOT = "/proc/sys/kernel/random/boot_id"
 
 
-def exit_cost_of_host(runtime_dir: str) -> ExitCost | None:
-    """From the cache, or measured now; None where KVM does not let us, which a start will tell."""
-    boot, path = _host_boot(), f"{runtime_dir}/{CACHE}"
+def exit_cost_of_host(directory: str) -> ExitCost | None:
+    """From the file in there, or measured now and put there; None where KVM does not let us."""
+    boot, path = _host_boot(), f"{directory}/{EXIT_COST}"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         with open(path) as file:
             known = json.load(file)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
+from chdebugd.control import SOCKET, VMS_DIR
 from chdebugd.errors import LimitExceededError, StartFailedError
 
 READY_TIMEOUT = 60.0  # seconds for a VM process to listen
@@ -63,7 +64,7 @@ class ChildLauncher:
             raise StartFailedError(
                 f"The process of VM '{name}' was not ready in {READY_TIMEOUT:.0f} s; try again"
             ) from None
-        if not (self._runtime_dir / "vm" / f"{name}.sock").exists():
+        if not (self._runtime_dir / VMS_DIR / name / SOCKET).exists():
             raise StartFailedError(f"The process of VM '{name}' ended at once; see its messages")
 
     async def kill(self, name: str) -> None:

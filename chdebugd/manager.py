@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chdebugd.adoption import Adoption, ring_name
-from chdebugd.control import SOCKET_DIR, close_all
+from chdebugd.control import close_all
 from chdebugd.errors import (
     ChdebugdError,
     NoSuchVMError,
@@ -29,6 +29,7 @@ from chdebugd.state import State
 from chdebugd.systemd_notify import forget_fd, store_fd
 from chdebugd.trace.event import Event
 from chdebugd.vm import VM
+from chdebugd.vm_directories import VmDirectories
 from chdebugd.vm_records import Record, VmRecords
 from chdebugd.vm_starter import VmStarter
 from chdebugd.vmm.outcome import Result
@@ -81,13 +82,13 @@ class Manager:
         """`journal` is the path of journald's socket, empty for the usual one."""
         self.limits = limits
         self.vms: dict[str, VM] = {}
-        socket_dir = runtime_dir / SOCKET_DIR
+        self._directories = VmDirectories(runtime_dir)
         self._opener = opener
         self._launcher = launcher
         self._watcher = watcher
-        self._records = VmRecords(socket_dir)
-        self._starter = VmStarter(socket_dir, launcher, self._records, journal)
-        self._adoption = Adoption(socket_dir, self._records, opener)
+        self._records = VmRecords(self._directories)
+        self._starter = VmStarter(self._directories, launcher, self._records, journal)
+        self._adoption = Adoption(self._directories, self._records, opener)
         self._recovery = Recovery(journal)
         self._leaving: dict[str, VM] = {}
         self._gaps = JournalGaps(lambda: [*self.vms.values(), *self._leaving.values()])
@@ -271,6 +272,7 @@ class Manager:
     def process_gone(self, vm: VM) -> None:
         """Take over what the process left."""
         self._launcher.ended(vm.name)
+        self._directories.remove_socket(vm.name)
         if self._leaving.get(vm.name) is vm:
             self._records.remove(vm.name)  # it has just left its last words
         if vm.state == State.CREATED:
@@ -331,11 +333,11 @@ class Manager:
         if self.vms.get(vm.name) is not vm:
             return
         try:
-            vm.connect(self._starter.socket_of(vm.name))
+            vm.connect(self._directories.socket_of(vm.name))
         except NotRespondingError:
             asyncio.get_running_loop().call_later(RECONNECT, self._meet, vm)
         except OSError:
-            self._starter.socket_of(vm.name).unlink(missing_ok=True)
+            self._directories.remove_socket(vm.name)
             self._records.take_last_words(vm)
             if vm.state == State.CREATED:
                 self._forget(vm)

@@ -43,16 +43,15 @@ class Equipment:
         sinks: VmSinks,
         loop: VmLoop,
         *,
-        socket_path: str,
+        directory: str,
         typed: Output,
     ) -> None:
         """Open the sinks at once, so that even a failing start is told.
 
-        Sockets of text ports lie at `socket_path` with `.` and the port behind it. `typed` gets
-        what people type for the serial port.
+        Sockets of text ports lie in `directory`. `typed` gets what people type for the serial port.
         """
         self.terminals: dict[str, str] = {}
-        self._socket_path = socket_path
+        self._directory = directory
         self._typed = typed
         self._request = request
         self._sinks = sinks
@@ -95,7 +94,7 @@ class Equipment:
         if mode == "pty":
             terminal = PtyText(self._loop, typed)
         else:
-            terminal = SocketText(f"{self._socket_path}.{port}", self._loop, typed)
+            terminal = SocketText(f"{self._directory}/{port}", self._loop, typed)
         self._stack.callback(terminal.close)
         self.terminals[port] = terminal.path
         return terminal

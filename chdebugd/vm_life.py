@@ -20,7 +20,7 @@ from chdebugd.vm_entries import VmEntries
 from chdebugd.vm_equipment import Equipment
 from chdebugd.vm_loop import VmLoop
 from chdebugd.vm_sinks import VmSinks
-from chdebugd.vmm.kvm import Kvm, init_signals
+from chdebugd.vmm.kvm import Kvm, confine_process, init_signals
 from chdebugd.vmm.machine import Machine, Wakers
 from chdebugd.vmm.outcome import GOOD, Outcome, Result
 from chdebugd.vmm.self_test import ExitCost
@@ -45,11 +45,11 @@ class VmLife:
         gone: Callable[[], None],
         exit_cost: ExitCost | None = None,
         *,
-        socket_path: str,
+        directory: str,
     ) -> None:
         """`gone` is called when the VM has ended and its sinks are empty.
 
-        `socket_path` is what the paths of the VM's sockets begin with.
+        `directory` is for the sockets of the VM's text ports.
         """
         self.name = name
         self.status = Status(exit_cost_nsec=exit_cost.nsec if exit_cost else 0)
@@ -60,7 +60,7 @@ class VmLife:
         self._entries = VmEntries(name, self.sinks, ring)
         self._halt_watch = HaltWatch(loop, lambda: self.status.state == State.RUNNING)
         self._loop = loop
-        self._socket_path = socket_path
+        self._directory = directory
         self._report = report
         self._gone = gone
         self._ended_eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -88,11 +88,12 @@ class VmLife:
             fds,
             self.sinks,
             self._loop,
-            socket_path=self._socket_path,
+            directory=self._directory,
             typed=self._typed,
         )
         self.ring.set_drop_when_full(request.on_full == "drop")
         self._awaits_entry = done
+        confine_process()
         init_signals()
         self._about_start = {"CODE_MAP": request.code_map, "REQUESTED_NSEC": request.requested_nsec}
         self._boot(began)

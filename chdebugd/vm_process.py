@@ -1,6 +1,6 @@
 """The process of one VM: `chdebugd-vm NAME`. It owns /dev/kvm descriptors and no D-Bus.
 
-It binds RUNTIME_DIR/vm/NAME.sock, says that it is ready, and waits for a daemon. One daemon at a
+It binds RUNTIME_DIR/vm/NAME/sock, says that it is ready, and waits for a daemon. One daemon at a
 time talks to it; a new connection takes the old one's place, because daemons are restarted.
 """
 
@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from chdebugd.control import (
     LAST_WORDS,
-    SOCKET_DIR,
+    SOCKET,
+    VMS_DIR,
     Channel,
     Message,
     StartRequest,
@@ -45,11 +46,11 @@ class VmProcess:
 
     def __init__(self, name: str, runtime_dir: str) -> None:
         self.loop = VmLoop()
-        path = f"{runtime_dir}/{SOCKET_DIR}/{name}"
-        self._path = f"{path}.sock"
-        self._last_words = f"{path}{LAST_WORDS}"
+        directory = f"{runtime_dir}/{VMS_DIR}/{name}"
+        self._path = f"{directory}/{SOCKET}"
+        self._last_words = f"{directory}/{LAST_WORDS}"
         self._channel: Channel | None = None
-        exit_cost = exit_cost_of_host(runtime_dir)
+        exit_cost = exit_cost_of_host(directory)
         self._life = VmLife(
             name,
             self.loop,
@@ -57,7 +58,7 @@ class VmProcess:
             self._report,
             self._gone,
             exit_cost,
-            socket_path=path,
+            directory=directory,
         )
         self._life.sinks.on_wake = self._life.woken
         self._listen()

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chdebugd.control import LAST_WORDS, Status
+from chdebugd.control import Status
 from chdebugd.counts import Counts
 from chdebugd.errors import ChdebugdError
 from chdebugd.limits import Limits
 from chdebugd.options import VmOptions, given_from_json, parse_options
 from chdebugd.vm import VM
+from chdebugd.vm_directories import VmDirectories
 
 log = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -27,10 +28,11 @@ NO_LIMITS = Limits(vcpus_per_vm=1 << 32, memory_per_vm=1 << 64)
 
 
 class VmRecords:
-    """RUNTIME_DIR/vm/NAME.json for each VM, and NAME.last from its process."""
+    """RUNTIME_DIR/vm/NAME.json for each VM, and the last words of its process."""
 
-    def __init__(self, socket_dir: Path) -> None:
-        self._dir = socket_dir
+    def __init__(self, directories: VmDirectories) -> None:
+        self._directories = directories
+        self._dir = directories.path
         self._failed: set[str] = set()
 
     def keepsake(self, vm: VM) -> Record:
@@ -59,9 +61,9 @@ class VmRecords:
     def remove(self, name: str) -> None:
         """Forget all of a VM."""
         self._failed.discard(name)
-        for suffix in (".json", LAST_WORDS):
-            with contextlib.suppress(OSError):
-                (self._dir / f"{name}{suffix}").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._dir / f"{name}.json").unlink(missing_ok=True)
+        self._directories.remove(name)
 
     def load(self) -> Iterator[tuple[str, Record]]:
         """Name and record of each VM; a broken file is told and passed over."""
@@ -87,21 +89,27 @@ class VmRecords:
 
     def take_last_words(self, vm: VM) -> None:
         """What a process said to nobody when it ended; nothing where it could not."""
-        path = self._dir / f"{vm.name}{LAST_WORDS}"
-        if path.exists():
-            words = _read(path)
-            if words is not None:
-                _restore_state(vm, words)
-            path.unlink(missing_ok=True)
+        said = self._directories.take_last_words(vm.name)
+        words = _parse(f"the last words of VM '{vm.name}'", said) if said else None
+        if words is not None:
+            _restore_state(vm, words)
 
 
 def _read(path: Path) -> Record | None:
     try:
-        record = json.loads(path.read_text())
+        return _parse(str(path), path.read_bytes())
+    except OSError as error:
+        log.warning("Cannot read %s: %s, ignoring", path, error)
+        return None
+
+
+def _parse(name: str, data: bytes) -> Record | None:
+    try:
+        record = json.loads(data)
         if not isinstance(record, dict):
             raise ValueError("it holds no object")
-    except (OSError, ValueError) as error:
-        log.warning("Cannot read %s: %s, ignoring", path, error)
+    except (ValueError, RecursionError) as error:
+        log.warning("Cannot read %s: %s, ignoring", name, error)
         return None
     return record
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 from chdebugd.errors import StartFailedError
 from chdebugd.launcher import Launcher
 from chdebugd.vm import VM
+from chdebugd.vm_directories import VmDirectories
 from chdebugd.vm_records import VmRecords
 
 log = logging.getLogger(__name__)
@@ -22,19 +22,15 @@ class VmStarter:
     """Boots VMs in their processes, and ends processes that do not end by themselves."""
 
     def __init__(
-        self, socket_dir: Path, launcher: Launcher, records: VmRecords, journal: str
+        self, directories: VmDirectories, launcher: Launcher, records: VmRecords, journal: str
     ) -> None:
         """`journal` is the path of journald's socket, empty for the usual one."""
-        self._socket_dir = socket_dir
+        self._directories = directories
         self._launcher = launcher
         self._records = records
         self._journal = journal
         self.starting: set[VM] = set()
         """Those whose start has begun and not ended."""
-
-    def socket_of(self, name: str) -> Path:
-        """Where the process of that VM listens."""
-        return self._socket_dir / f"{name}.sock"
 
     @contextlib.contextmanager
     def begun(self, vm: VM) -> Iterator[None]:
@@ -49,6 +45,7 @@ class VmStarter:
         """Done once vCPU 0 enters the guest; raises what the launcher and the process raise."""
         await self._reach(vm)
         await vm.wait_greeted()
+        self._directories.keep_exit_cost(vm.name)
         request = vm.options.request._replace(
             files=tuple(file.role for file in vm.files),
             journal=self._journal,
@@ -59,10 +56,11 @@ class VmStarter:
 
     async def _reach(self, vm: VM) -> None:
         """Connect to the VM's process: one that waits for us already, or one started now."""
-        path = self.socket_of(vm.name)
+        path = self._directories.socket_of(vm.name)
         with contextlib.suppress(OSError):
             vm.connect(path)
             return
+        self._directories.make(vm.name)
         await self._launcher.start(vm.name)
         try:
             vm.connect(path)
@@ -75,4 +73,4 @@ class VmStarter:
         vm.kill_process()
         if not await vm.wait_gone(DEATH_TIMEOUT):
             log.error("The process of VM '%s' does not die; look at its host", vm.name)
-        self.socket_of(vm.name).unlink(missing_ok=True)
+        self._directories.remove_socket(vm.name)

@@ -200,6 +200,7 @@ static int chd_route_irqs(int vm_fd);
 static int chd_signals_init(void);
 static void chd_vcpu_claim(struct chd_vcpu *vcpu);
 static int chd_vcpu_confine(struct chd_vcpu *vcpu);
+static int chd_confine_process(void);
 static int chd_vcpu_kick(struct chd_vcpu *vcpu);
 static int chd_vcpu_run(struct chd_vcpu *vcpu);
 static void chd_vcpu_give_up(struct chd_vcpu *vcpu);

@@ -336,6 +336,11 @@ def init_signals() -> None:
     check(lib.chd_signals_init(), "sigaction")
 
 
+def confine_process() -> None:
+    """Once a process, before it has threads: it can signal or look into no other one."""
+    check(lib.chd_confine_process(), "seccomp")
+
+
 KVM_FEATURES_LEAF = 0x4000_0001  # Documentation/virt/kvm/x86/cpuid.rst
 NOP_IO_DELAY = 1 << lib.KVM_FEATURE_NOP_IO_DELAY
 EXIT_IO: int = lib.KVM_EXIT_IO

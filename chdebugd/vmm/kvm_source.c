@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "filter.h"
+#include "process_filter.h"
 #include "ring.h"
 
 #define CHD_DEBUG_PORT 0x80

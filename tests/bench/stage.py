@@ -77,7 +77,7 @@ class Stage:
     async def wait_ended(self, path: str) -> None:
         """Until the VM's process is gone, and all it had to say is said."""
         name = path.rpartition("/")[2]
-        socket = self.directory / "run/vm" / f"{name}.sock"
+        socket = self.directory / "run/vm" / name / "sock"
         while socket.exists():  # noqa: ASYNC110 - nobody tells when a file goes
             await asyncio.sleep(0.02)
 

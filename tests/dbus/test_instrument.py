@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from chdebugd.control import EXIT_COST
 from chdebugd.dbus_library import Variant
-from chdebugd.exit_cost import CACHE, HOST_BOOT
+from chdebugd.exit_cost import HOST_BOOT
 from chdebugd.trace.journal import MessageId
 from chdebugd.trace.ring import CAPACITY
 from tests.dbus.conftest import Client, Daemon, file_with, story
@@ -84,7 +85,7 @@ async def test_a_host_that_hides_the_port_is_told_at_the_start(
 ) -> None:
     """The cache of the self-test stands for a KVM that lets guests write to the port itself."""
     known = {"host_boot": Path(HOST_BOOT).read_text().strip(), "nsec": 0, "traps": False}
-    (daemon.runtime_dir / CACHE).write_text(json.dumps(known))
+    (daemon.runtime_dir / EXIT_COST).write_text(json.dumps(known))
     guest = file_with(daemon.runtime_dir.parent, rom(mark(0x40) + SLEEP))
 
     path = await client.start_vm("fw0", firmware=Variant("s", str(guest)))

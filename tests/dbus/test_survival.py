@@ -492,7 +492,7 @@ async def test_a_process_that_dies_at_its_start_leaves_an_ended_vm(
     path = await client.start_vm("weak", firmware=firmware(daemon, mark(1) + SHUTDOWN))
     await client.wait_state(path, "stopped")
     await client.wait_for(lambda: not vm_pids(daemon.runtime_dir))
-    command = [sys.executable, "-c", DIES_AT_THE_START, str(daemon.runtime_dir / "vm/weak.sock")]
+    command = [sys.executable, "-c", DIES_AT_THE_START, str(daemon.runtime_dir / "vm/weak/sock")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(  # noqa: ASYNC220 - forks, waits for nothing
         command, env=environment, stdout=subprocess.PIPE

@@ -61,7 +61,7 @@ async def test_a_socket_serves_who_connected_last(daemon: Daemon, client: Client
     options = {"firmware": Variant("s", str(guest)), "serial": Variant("s", "socket")}
     path = await client.start_vm("fw0", **options)
     place = (await client.get(path, "Terminals"))["serial"]
-    assert Path(place).parent == daemon.runtime_dir / "vm"
+    assert Path(place).parent == daemon.runtime_dir / "vm/fw0"
     assert stat.S_IMODE(os.stat(place).st_mode) == 0o600
 
     with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:

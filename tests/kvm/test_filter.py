@@ -46,3 +46,35 @@ def test_the_same_guest_runs_to_its_end_without_such_a_call() -> None:
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "SHUTDOWN" in ended.stdout
+
+
+ALONE = """
+import os, resource, signal, sys, threading
+from chdebugd.vmm.kvm import confine_process
+
+other, seen = int(sys.argv[1]), []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append("own"))
+confine_process()
+resource.getrlimit(resource.RLIMIT_NOFILE)
+signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+for call in (
+    lambda: os.kill(other, signal.SIGKILL),
+    lambda: os.pidfd_open(other),
+    lambda: resource.prlimit(other, resource.RLIMIT_CPU, (1, 1)),
+):
+    try:
+        call()
+    except PermissionError:
+        seen.append("refused")
+print(*seen)
+"""
+
+
+def test_a_process_that_is_confined_reaches_no_other() -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        words = [sys.executable, "-c", ALONE, str(other.pid)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert other.poll() is None
+        other.kill()
+
+    assert done.stdout == "own refused refused refused\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chdebugd.exit_cost import CACHE, exit_cost_of_host
+from chdebugd.control import EXIT_COST
+from chdebugd.exit_cost import exit_cost_of_host
 from chdebugd.vmm.kvm import Kvm
 from chdebugd.vmm.self_test import OUT_0X81, measure_exit_cost, scratch_page
 
@@ -47,13 +48,13 @@ def test_a_host_is_measured_once_a_boot(tmp_path: Path) -> None:
     ],
 )
 def test_a_cache_of_another_boot_or_a_broken_one_is_not_believed(kept: str, tmp_path: Path) -> None:
-    (tmp_path / CACHE).write_text(kept)
+    (tmp_path / EXIT_COST).write_text(kept)
 
     cost = exit_cost_of_host(str(tmp_path))
 
     assert cost is not None
     assert cost.nsec > 1
-    assert json.loads((tmp_path / CACHE).read_text())["nsec"] == cost.nsec
+    assert json.loads((tmp_path / EXIT_COST).read_text())["nsec"] == cost.nsec
 
 
 def test_a_directory_that_takes_no_file_costs_only_the_cache(tmp_path: Path) -> None:
