@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from chdebugd.adoption import Adoption, ring_name
 from chdebugd.control import close_all
+from chdebugd.disk_lock import unlock_image
 from chdebugd.errors import (
     ChdebugdError,
     NoSuchVMError,
@@ -275,6 +276,9 @@ class Manager:
         self._directories.remove_socket(vm.name)
         if self._leaving.get(vm.name) is vm:
             self._records.remove(vm.name)  # it has just left its last words
+        for file in vm.files:
+            if file.role.role == "disk":
+                unlock_image(file.fd)
         if vm.state == State.CREATED:
             return  # whoever started it knows by the answer
         died = not vm.has_ended

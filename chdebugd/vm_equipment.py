@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import os
-import struct
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from chdebugd.control import FileRole, StartRequest, close_all
-from chdebugd.errors import InvalidImageError, LimitExceededError
+from chdebugd.errors import LimitExceededError
 from chdebugd.text_output import LINES_A_SECOND, FileText, JournalText, Output, PtyText, SocketText
 from chdebugd.trace.journal import INFO, LEVELS, SOCKET, WARNING, Journal, MessageId
 from chdebugd.trace.sinks import JournalSink
@@ -149,7 +144,7 @@ class Equipment:
         from chdebugd.vmm.virtio.block import Disk
 
         for role, fd in roles:
-            _lock_image(role, fd)
+            lock_image(role, fd)
         return tuple(Disk(fd, role.name, role.id, role.readonly) for role, fd in roles)
 
     def _taps(self) -> tuple[Tap, ...]:
@@ -161,6 +156,7 @@ class Equipment:
         return tuple(Tap(fd, role.mac, role.id) for role, fd in roles)
 
     def close(self) -> None:
+        from chdebugd.disk_lock import lock_image
         """Post half lines of text, and close all but the log file, which its sink owns."""
         for port, output in self._outputs.items():
             if isinstance(output, JournalText):
@@ -181,29 +177,10 @@ class Equipment:
             )
 
 
-def _lock_image(role: FileRole, fd: int) -> None:
-    """Let nobody write an image that another VM reads or writes (fcntl(2), OFD locks).
-
-    The daemon may hold the same open file, and the lock with it; raises InvalidImageError.
-    """
-    try:
-        _set_lock(fd, fcntl.F_RDLCK if role.readonly else fcntl.F_WRLCK)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return  # a file system without locks
-        raise InvalidImageError(
-            f"Disk '{role.name}' is in use, by another VM or tool; stop that, or give a copy"
-        ) from None
-
-
 def _unlock_image(fd: int) -> None:
-    """Let others have the image, whoever else holds this open file."""
-    with contextlib.suppress(OSError):
-        _set_lock(fd, fcntl.F_UNLCK)
+    from chdebugd.disk_lock import unlock_image
 
-
-def _set_lock(fd: int, kind: int) -> None:
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+    unlock_image(fd)
 
 
 def _load_codes(name: str) -> tuple[CodeMap | None, str]:

@@ -53,3 +53,18 @@ async def test_a_vm_whose_process_died_gives_its_disk_back(daemon: Daemon, clien
     await client.call(first, VM, "Start")
 
     assert await client.get(first, "State") == "running"
+
+
+@story
+async def test_a_vm_whose_process_died_leaves_its_disk_to_others(
+    daemon: Daemon, client: Client
+) -> None:
+    first = await start(daemon, client, "first")
+    os.kill(vm_pids(daemon.runtime_dir)["first"], signal.SIGKILL)
+    await client.wait_state(first, "failed")
+
+    second = await start(daemon, client, "second")
+
+    assert await client.get(second, "State") == "running"
+    with pytest.raises(ErrorReply, match="is in use, by another VM or tool"):
+        await client.call(first, VM, "Start")

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "chdebugd"
 # Top-level modules of VM processes; the daemon's are all others.
 VM_PROCESS = {"vm_process", "vm_life", "vm_loop", "vm_sinks", "vm_equipment", "text_output"}
 VM_PROCESS |= {"vm_entries", "halt_watch", "exit_cost"}
-SHARED = {"control", "counts", "errors", "state", ""}
+SHARED = {"control", "counts", "disk_lock", "errors", "state", ""}
 VMM_NEEDS = {"errors", "trace.ring"}  # beside vmm itself
 TRACE_NEEDS: set[str] = set()
 DAEMON_NEEDS_OF_VMM = {"vmm.outcome"}
