@@ -155,6 +155,8 @@ class StartRequest(NamedTuple):
     """CLOCK_MONOTONIC when the daemon took up the request; 0 where nobody asked."""
     journal: str = ""
     """Path of journald's socket where it is not the usual one."""
+    file_limit: int = 0
+    """Bytes that a log or text file may have; 0 is no limit."""
     keep: Mapping[str, Any] = MappingProxyType({})
     """What the daemon wants back in each hello: it may be another daemon by then."""
     files: tuple[FileRole, ...] = ()

@@ -29,6 +29,8 @@ class Limits:
     memory_per_user: int = 0
     memory_total: int = 0
     """Bytes; 0 in the file means OVERCOMMIT times the host's memory: guests seldom use all."""
+    bytes_per_file: int = 256 << 20
+    """A log file, or the file of a text port; 0 is no limit."""
     events_per_call: int = 10_000
     """What GetEvents returns at most."""
     requests_per_caller: int = 128

@@ -88,7 +88,9 @@ class Manager:
         self._launcher = launcher
         self._watcher = watcher
         self._records = VmRecords(self._directories)
-        self._starter = VmStarter(self._directories, launcher, self._records, journal)
+        self._starter = VmStarter(
+            self._directories, launcher, self._records, limits.bytes_per_file, journal
+        )
         self._adoption = Adoption(self._directories, self._records, opener)
         self._recovery = Recovery(journal)
         self._leaving: dict[str, VM] = {}
@@ -274,11 +276,11 @@ class Manager:
         """Take over what the process left."""
         self._launcher.ended(vm.name)
         self._directories.remove_socket(vm.name)
-        if self._leaving.get(vm.name) is vm:
-            self._records.remove(vm.name)  # it has just left its last words
         for file in vm.files:
             if file.role.role == "disk":
                 unlock_image(file.fd)
+        if self._leaving.get(vm.name) is vm:
+            self._records.remove(vm.name)  # it has just left its last words
         if vm.state == State.CREATED:
             return  # whoever started it knows by the answer
         died = not vm.has_ended

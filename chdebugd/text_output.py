@@ -14,6 +14,7 @@ from chdebugd.vm_loop import VmLoop
 Output = Callable[[bytes], None]
 
 INPUT_SIZE = 4096  # bytes taken at once
+NO_LIMIT = 1 << 62  # bytes
 LINE_LIMIT = 4096  # bytes; a longer line is cut in two
 LINES_A_SECOND = 1000  # of one port in the journal: some 1 MB; a boot has a few hundred
 
@@ -69,16 +70,31 @@ class JournalText:
 class FileText:
     """Raw bytes to a descriptor; what it does not take is counted."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, limit: int = 0, full: Callable[[], None] = lambda: None) -> None:
+        """A file may have `limit` bytes, 0 is no limit; `full` is told when it first has them."""
         self.fd = fd
         self.lost_bytes = 0
+        self._limit = limit
+        self._full = full
+        self._room = 0 if limit else NO_LIMIT
 
     def __call__(self, data: bytes) -> None:
         """Write; a full disk or a terminal that nobody reads stops no guest."""
-        try:
-            self.lost_bytes += len(data) - os.write(self.fd, data)
-        except OSError:
-            self.lost_bytes += len(data)
+        written = 0
+        with contextlib.suppress(OSError):
+            if len(data) > self._room:
+                self._look_for_room()
+            if self._room > 0:
+                written = os.write(self.fd, data[: self._room])
+                self._room -= written
+        self.lost_bytes += len(data) - written
+
+    def _look_for_room(self) -> None:
+        """The file may have been cut. Not fstat(2): a vCPU thread may seek and little else."""
+        had_room = not self.lost_bytes
+        self._room = self._limit - os.lseek(self.fd, 0, os.SEEK_END)
+        if had_room and self._room <= 0:
+            self._full()
 
     def close(self) -> None:
         """Close the descriptor; twice is fine."""

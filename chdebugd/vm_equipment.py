@@ -55,6 +55,7 @@ class Equipment:
         self._files: list[tuple[FileRole, int]] = []
         for role, fd in zip(request.files, fds, strict=True):
             if role.role == "log-file":
+                sinks.log.limit = request.file_limit
                 sinks.log.reopen(fd)
             else:
                 self._files.append((role, fd))
@@ -78,7 +79,8 @@ class Equipment:
                 lambda count: self._post_suppressed(port, count),
             )
         if mode == "file":
-            return FileText(next(fd for role, fd in self._files if role.role == port))
+            fd = next(fd for role, fd in self._files if role.role == port)
+            return FileText(fd, self._request.file_limit, lambda: self._post_full(port))
         if mode in ("pty", "socket"):
             return self._terminal(port, mode)
         return None
@@ -104,6 +106,19 @@ class Equipment:
             text = f"{count} lines of {port} were left out: more than {LINES_A_SECOND} a second"
             fields = {"PORT": port, "SUPPRESSED": str(count)}
             self._sinks.journal.post(MessageId.TEXT_SUPPRESSED, text, WARNING, **fields)
+            self._sinks.wake()
+
+    def _post_full(self, port: str) -> None:
+        if self._sinks.journal:
+            limit = self._request.file_limit
+            self._sinks.journal.post(
+                MessageId.GUEST_TEXT,
+                f"The file of {port} has {limit} bytes, which is the limit; what comes now is "
+                "counted and left out until the file is cut",
+                WARNING,
+                PORT=port,
+                LIMIT=str(limit),
+            )
             self._sinks.wake()
 
     def machine_config(self, kvm: Kvm) -> MachineConfig:
@@ -141,6 +156,7 @@ class Equipment:
         roles = [(role, fd) for role, fd in self._files if role.role == "disk"]
         if not roles:
             return ()
+        from chdebugd.disk_lock import lock_image
         from chdebugd.vmm.virtio.block import Disk
 
         for role, fd in roles:
@@ -156,7 +172,6 @@ class Equipment:
         return tuple(Tap(fd, role.mac, role.id) for role, fd in roles)
 
     def close(self) -> None:
-        from chdebugd.disk_lock import lock_image
         """Post half lines of text, and close all but the log file, which its sink owns."""
         for port, output in self._outputs.items():
             if isinstance(output, JournalText):

@@ -22,12 +22,21 @@ class VmStarter:
     """Boots VMs in their processes, and ends processes that do not end by themselves."""
 
     def __init__(
-        self, directories: VmDirectories, launcher: Launcher, records: VmRecords, journal: str
+        self,
+        directories: VmDirectories,
+        launcher: Launcher,
+        records: VmRecords,
+        file_limit: int,
+        journal: str,
     ) -> None:
-        """`journal` is the path of journald's socket, empty for the usual one."""
+        """`file_limit` is the most bytes of a log or text file, 0 for no limit.
+
+        `journal` is the path of journald's socket, empty for the usual one.
+        """
         self._directories = directories
         self._launcher = launcher
         self._records = records
+        self._file_limit = file_limit
         self._journal = journal
         self.starting: set[VM] = set()
         """Those whose start has begun and not ended."""
@@ -49,6 +58,7 @@ class VmStarter:
         request = vm.options.request._replace(
             files=tuple(file.role for file in vm.files),
             journal=self._journal,
+            file_limit=self._file_limit,
             requested_nsec=vm.requested_nsec,
             keep=self._records.keepsake(vm),
         )

@@ -192,6 +192,8 @@ class LogSink:
     def __init__(self, ring: Ring, fd: int = -1) -> None:
         """Without a descriptor there is no log file, and the position follows the head."""
         self.fd = fd
+        self.limit = 0
+        """Bytes that the file may have; 0 is no limit."""
         self.lost_lines = 0
         self.error: OSError | None = None
         self._ring = ring
@@ -247,8 +249,11 @@ class LogSink:
         done = 0
         self.error = None
         try:
-            while done < len(data):
-                done += os.write(self.fd, data[done:])
+            allowed = self._whole_lines_within_limit(data)
+            while done < allowed:
+                done += os.write(self.fd, data[done:allowed])
+            if allowed < len(data):
+                raise OSError(errno.EFBIG, f"it has reached the limit of {self.limit} bytes")
         except OSError as error:
             self.error = error
         left = data[done:]
@@ -256,6 +261,13 @@ class LogSink:
         first = left.split(b"\n", 1)[0] + b"\n" if cut_short or (self._rest and not done) else b""
         self.lost_lines += left.count(b"\n") - first.count(b"\n")
         self._rest = first
+
+    def _whole_lines_within_limit(self, data: bytes) -> int:
+        """How much of `data` the file may take; it may have been cut since the last time."""
+        if not self.limit:
+            return len(data)
+        room = self.limit - os.fstat(self.fd).st_size
+        return len(data) if len(data) <= room else data.rfind(b"\n", 0, max(room, 0)) + 1
 
     def close(self) -> None:
         """Close the file; twice is fine."""
