@@ -104,18 +104,20 @@ class Machine:
         with ExitStack() as stack:
             self.vm = stack.enter_context(kvm.create_vm())
             self.vm.set_special_pages(layout.TSS_ADDRESS, layout.IDENTITY_MAP_ADDRESS)
-            self.vm.create_irqchip()
             phase("kvm-created")
             self.memory = GuestMemory(self.vm, config.memory)
             stack.callback(self.memory.close)
             phase("memory-mapped")
+            entry = config.boot.load(self.memory, config.cpus)
+            phase("image-loaded")
+            # After all memory: KVM frees its old table of devices at leisure, and a memory slot
+            # that comes then waits for it, 5 ms on Linux 6.18.
+            self.vm.create_irqchip()
             self.ports, self.mmio = Bus(), Bus()
             self._plug_devices(config)
             self._engines = self._plug_virtio(config, stack, wakers.sinks)
-            entry = config.boot.load(self.memory, config.cpus)
             if isinstance(entry, cpu.ResetVector):
                 self._plug_fw_cfg(config)
-            phase("image-loaded")
             cpuid = Cpuid(kvm, config.cpus)
             self.vcpus = [
                 stack.enter_context(self._create_vcpu(index, cpuid, entry, wakers))
