@@ -59,6 +59,8 @@ class Authority:
 
     async def _credentials(self, call: Call) -> dict[str, Variant]:
         """What the bus knows of the caller (D-Bus specification, GetConnectionCredentials)."""
+        if call.credentials:
+            return call.credentials
         ask = to_broker("GetConnectionCredentials", "s", call.sender)
         try:
             [credentials] = await self._bus.request(ask, within=TIMEOUT)
@@ -66,7 +68,8 @@ class Authority:
             raise AccessDeniedError("The caller has left the bus; call again") from None
         if "UnixUserID" not in credentials:
             raise AccessDeniedError("The bus does not know the caller's user; use a local bus")
-        return dict(credentials)
+        call.credentials.update(credentials)
+        return call.credentials
 
     async def _ask_polkit(self, call: Call, action: str) -> bool:
         subject = ["system-bus-name", {"name": Variant("s", call.sender)}]

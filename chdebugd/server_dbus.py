@@ -12,7 +12,7 @@ import inspect
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from chdebugd.bus_dbus import Bus
@@ -45,6 +45,8 @@ class Call:
     sender: str
     interactive: bool
     fds: list[int]
+    credentials: dict[str, Variant] = field(default_factory=dict)
+    """What the bus knows of the caller, which never changes; empty until somebody asked."""
 
 
 class CallRefusedError(Exception):

@@ -54,6 +54,19 @@ def test_root_and_the_daemons_own_user_need_no_polkit(uid: int) -> None:
     assert len(bus.limits) == 1
 
 
+def test_a_call_that_needs_two_permissions_asks_the_bus_once_who_calls() -> None:
+    bus = SmallBus(False, 0)
+    call, authority = Call(":1.7", False, []), Authority(cast(Bus, bus))
+
+    async def check_both() -> int:
+        await authority.check(call, "start-vm")
+        await authority.check(call, OPEN_FILES)
+        return await authority.uid_of(call)
+
+    assert asyncio.run(check_both()) == 0
+    assert len(bus.limits) == 1
+
+
 @pytest.mark.parametrize(
     "polkit",
     [
