@@ -1,4 +1,12 @@
-"""Finds a guest that halted with interrupts off: it never comes back to tell."""
+"""Finds a guest that halted with interrupts off: it never comes back to tell.
+
+    watching ── it sleeps, and only we can wake it ──→ resting
+        ↑                                                 │
+        └────────────── begin, or stirred ←───────────────┘
+
+KVM tells nobody of a halt, so this looks: soon after a start, then ever more rarely. A guest that
+has set a timer may halt for good each time it wakes, and is looked at for ever.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +30,24 @@ class HaltWatch:
         self._loop = loop
         self._may_look = may_look
         self._checks_since_look = LOOK_ANYWAY
+        self.rests = False
+        """Whether it looks no more until something stirs the guest."""
 
     def begin(self, machine: Machine) -> None:
-        """From the start of a boot."""
+        """From the start of a boot, and after a pause."""
         self._checks_since_look = LOOK_ANYWAY
+        self.rests = False
         self._after(machine, FIRST, 0)
 
+    def stirred(self, machine: Machine) -> None:
+        """Something interrupts the guest from outside; before it does."""
+        if self.rests:
+            self.begin(machine)
+
     def end(self) -> None:
-        """The machine is over; nothing where none is watched."""
+        """The machine is over or paused; nothing where none is watched."""
         self._loop.cancel("halt-check")
+        self.rests = False
 
     def _after(self, machine: Machine, delay: float, seen_nsec: int) -> None:
         self._loop.call_later("halt-check", delay, lambda: self._check(machine, delay, seen_nsec))
@@ -49,5 +66,6 @@ class HaltWatch:
         sleeps_on = delay >= SLEEPING_MAX and took <= LOOK_NSEC * len(machine.vcpus)
         if self._may_look() and (self._checks_since_look > LOOK_ANYWAY or not sleeps_on):
             self._checks_since_look = 0
-            machine.end_if_dead_halted()
-        self._after(machine, min(2 * delay, SLEEPING_MAX), machine.cpu_nsec)
+            self.rests = machine.end_if_dead_halted()
+        if not self.rests:
+            self._after(machine, min(2 * delay, SLEEPING_MAX), machine.cpu_nsec)

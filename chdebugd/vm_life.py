@@ -101,6 +101,7 @@ class VmLife:
     def pause(self) -> None:
         """Stop the guest between two instructions."""
         machine = self._running("pause")
+        self._halt_watch.end()
         machine.pause()
         self._enter(State.PAUSED)
 
@@ -110,6 +111,7 @@ class VmLife:
             raise WrongStateError(f"VM '{self.name}' is {self.status.state}, not paused")
         self._machine.resume()
         self._enter(State.RUNNING)
+        self._halt_watch.begin(self._machine)
 
     def reset(self) -> None:
         """End this boot and begin the next, as the reset button does."""
@@ -219,6 +221,7 @@ class VmLife:
     def _typed(self, data: bytes) -> None:
         """What people type; what a guest does not read in time is lost, as on any serial line."""
         if self._machine is not None:
+            self._halt_watch.stirred(self._machine)
             self._machine.serial.receive(data)
 
     def _sink_has_read(self) -> None:

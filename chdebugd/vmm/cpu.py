@@ -13,6 +13,8 @@ MISC_ENABLE_FAST_STRING = 1
 MSR_MTRR_DEF_TYPE = 0x2FF
 MTRR_ENABLED_WRITE_BACK = 0x806  # Intel SDM 3A, 12.11.2.1
 LVT_LINT0, LVT_LINT1 = 0x350, 0x360  # offsets in the LAPIC's page
+LVT_TIMER, TIMER_INITIAL_COUNT = 0x320, 0x380
+TIMER_TSC_DEADLINE = 2 << 17
 DELIVERY_NMI, DELIVERY_EXTINT = 4 << 8, 7 << 8
 DELIVERY_MASK, LVT_MASKED = 7 << 8, 1 << 16
 CR0_PE = 1
@@ -85,11 +87,25 @@ def _segment(segment: Any, index: int, flags: int, limit: int = 0xFFFF_FFFF) -> 
     segment.unusable = 0
 
 
+def has_lapic_timer(vcpu: VcpuFd) -> bool:
+    """Whether the LAPIC's timer may interrupt the vCPU (SDM 3A, 11.5.4). Only between runs.
+
+    A one-shot that is over, and a TSC deadline that is none, count as set.
+    """
+    regs = vcpu.get("LAPIC").regs
+    timer = _register(regs, LVT_TIMER)
+    is_set = timer & TIMER_TSC_DEADLINE or _register(regs, TIMER_INITIAL_COUNT)
+    return bool(is_set) and not timer & LVT_MASKED
+
+
+def _register(regs: Any, offset: int) -> int:
+    return int.from_bytes(b"".join(regs[offset : offset + 4]), "little")
+
+
 def _set_lint(vcpu: VcpuFd) -> None:
     """LINT0 takes the PIC's interrupts, LINT1 is NMI, as firmware leaves them (MP spec 3.6.2)."""
     with vcpu.changing("LAPIC") as lapic:
         for offset, mode in ((LVT_LINT0, DELIVERY_EXTINT), (LVT_LINT1, DELIVERY_NMI)):
-            raw = b"".join(lapic.regs[offset : offset + 4])
-            value = int.from_bytes(raw, "little") & ~(DELIVERY_MASK | LVT_MASKED) | mode
+            value = _register(lapic.regs, offset) & ~(DELIVERY_MASK | LVT_MASKED) | mode
             for at, byte in enumerate(value.to_bytes(4, "little")):
                 lapic.regs[offset + at] = bytes([byte])

@@ -44,6 +44,7 @@
 #define KVM_SET_CPUID2 ...
 #define KVM_GET_LAPIC ...
 #define KVM_SET_LAPIC ...
+#define KVM_GET_PIT2 ...
 #define KVM_GET_TSC_KHZ ...
 #define KVM_GET_MP_STATE ...
 #define KVM_KVMCLOCK_CTRL ...
@@ -117,6 +118,16 @@ struct kvm_lapic_state {
 
 struct kvm_mp_state {
         uint32_t mp_state;
+};
+
+struct kvm_pit_channel_state {
+        uint8_t mode;
+        ...;
+};
+
+struct kvm_pit_state2 {
+        struct kvm_pit_channel_state channels[3];
+        ...;
 };
 
 struct kvm_pit_config {

@@ -23,6 +23,7 @@ KICKED: int = lib.CHD_KICKED
 RING_FULL: int = lib.CHD_RING_FULL
 EXIT_FORBIDDEN: int = lib.CHD_EXIT_FORBIDDEN
 
+PIT_NEVER_SET = 0xFF  # mode of a channel after reset, as KVM has it
 NEEDED = {
     "KVM_CAP_IRQCHIP": lib.KVM_CAP_IRQCHIP,
     "KVM_CAP_USER_MEMORY": lib.KVM_CAP_USER_MEMORY,
@@ -173,6 +174,13 @@ class Vm(_Fd):
         pit.flags = lib.KVM_PIT_SPEAKER_DUMMY
         self.ioctl("KVM_CREATE_PIT2", pit)
         check(lib.chd_route_irqs(self.fd), "KVM_SET_GSI_ROUTING")
+
+    @property
+    def has_pit_timer(self) -> bool:
+        """Whether the guest ever set the timer behind IRQ 0 (KVM_GET_PIT2)."""
+        pit = ffi.new("struct kvm_pit_state2 *")
+        self.ioctl("KVM_GET_PIT2", pit)
+        return bool(pit.channels[0].mode != PIT_NEVER_SET)
 
     def set_irq(self, gsi: int, level: bool) -> None:
         """KVM_IRQ_LINE: hold the line `gsi` high or low."""

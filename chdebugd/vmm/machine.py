@@ -248,13 +248,20 @@ class Machine:
         every = {engine.label: engine.failures for engine in self._engines}
         return {label: failures for label, failures in every.items() if failures[0]}
 
-    def end_if_dead_halted(self) -> None:
-        """End the run where every vCPU is halted with interrupts off. Stops them for a moment."""
+    def end_if_dead_halted(self) -> bool:
+        """End the run where every vCPU is halted with interrupts off. Stops them for a moment.
+
+        Tells whether the guest sleeps until something outside of it, its serial port for one,
+        interrupts it: it has set no timer, and has no virtio device that may still be at work.
+        """
         self._park()
         if self.outcome is None and all(vcpu.is_dead_halted for vcpu in self.vcpus):
             self.end(Result.HALTED, "The guest halted with interrupts off")
-        else:
-            self._gate.open()
+            return False
+        sleeps = not self._engines and all(vcpu.sleeps for vcpu in self.vcpus)
+        sleeps = sleeps and not self.vm.has_pit_timer
+        self._gate.open()
+        return sleeps
 
     def close(self) -> None:
         """End the run, wait for the vCPU threads, and give all back. Twice is fine."""

@@ -11,7 +11,7 @@ from typing import Self
 from chdebugd.errors import LimitExceededError
 from chdebugd.vmm import kvm
 from chdebugd.vmm.bus import Bus
-from chdebugd.vmm.cpu import RFLAGS_IF
+from chdebugd.vmm.cpu import RFLAGS_IF, has_lapic_timer
 from chdebugd.vmm.gate import Gate
 from chdebugd.vmm.kvm import VcpuFd
 from chdebugd.vmm.outcome import Outcome, Result
@@ -93,6 +93,11 @@ class Vcpu:
         if not self.fd.is_halted:
             return False
         return not self.fd.is_started or not self.fd.get("REGS").rflags & RFLAGS_IF
+
+    @property
+    def sleeps(self) -> bool:
+        """Halted, or never started, and without a timer of its own. Only while parked."""
+        return self.fd.is_halted and not has_lapic_timer(self.fd)
 
     # The thread
 

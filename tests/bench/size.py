@@ -14,11 +14,16 @@ from tests.bench.stage import MANAGER, Stage, stage
 from tests.guests import SLEEP, burst, mark, rom
 
 GUEST = rom(mark(0x40) + SLEEP)
+TIMER_GUEST = rom(
+    b"\xb0\xff\xe6\x21"  # mov $0xff, %al; out %al, $0x21     (no IRQ comes through)
+    b"\xb0\x34\xe6\x43"  # mov $0x34, %al; out %al, $0x43     (PIT: rate generator)
+    b"\xb0\x00\xe6\x40\xe6\x40" + mark(0x40) + SLEEP  # mov $0, %al; out %al, $0x40; out %al, $0x40
+)
 GUEST_MEMORY = 1 << 20  # bytes
 VMS = 20
 MANY = 200
 SETTLES = 20  # seconds until all signals are sent
-SETTLES_IDLE = 65  # seconds until a guest that sleeps is hardly looked at
+SETTLES_IDLE = 65  # seconds until a guest that sleeps with a timer is hardly looked at
 IDLE = 60  # seconds that wake-ups are counted
 
 
@@ -120,21 +125,28 @@ def wakeups(pid: int) -> int:
 async def idle(repeat: int) -> list[Figure]:
     """Wake-ups a second, of a daemon with one VM and of that VM's process.
 
-    The process wakes to see whether its guest halted for good, which KVM does not tell: each 32
-    seconds for a clock, each 5 minutes for a look that takes 8 wake-ups.
+    KVM does not tell that a guest halted for good. The process looks for that soon after the
+    start, and no more where the guest has no timer of its own: only the process could wake it
+    then. Beside a guest with a timer it wakes for a clock each 32 seconds, and each 5 minutes for
+    a look that takes 8 wake-ups.
     """
-    image = peer.rom_file(GUEST, "idle")
-    daemon, process = [], []
+    images = [peer.rom_file(GUEST, "idle"), peer.rom_file(TIMER_GUEST, "timer")]
     async with stage() as playing:
-        await playing.start_vm(next(names), image)
+        watched = [playing.daemon.pid]
+        for image in images:
+            await playing.start_vm(next(names), image)
+            watched += set(playing.vm_pids()) - set(watched)
         await asyncio.sleep(SETTLES_IDLE)
-        [pid] = playing.vm_pids()
-        for _ in range(repeat):
-            before = wakeups(playing.daemon.pid), wakeups(pid)
-            await asyncio.sleep(IDLE)
-            daemon.append((wakeups(playing.daemon.pid) - before[0]) / IDLE)
-            process.append((wakeups(pid) - before[1]) / IDLE)
+        rounds = [await _wakeup_rates(watched) for _ in range(repeat)]
+    daemon, process, timer = zip(*rounds, strict=True)
     return [
         measure("idle", "wake-ups of the daemon", daemon, "/s", at_most=0),
         measure("idle", "wake-ups of a VM process", process, "/s", at_most=0),
+        measure("idle", "the same, the guest has set a timer", timer, "/s"),
     ]
+
+
+async def _wakeup_rates(pids: list[int]) -> list[float]:
+    before = [wakeups(pid) for pid in pids]
+    await asyncio.sleep(IDLE)
+    return [(wakeups(pid) - count) / IDLE for pid, count in zip(pids, before, strict=True)]

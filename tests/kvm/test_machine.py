@@ -164,7 +164,7 @@ def test_halt_with_interrupts_off_is_found(build: Build) -> None:
     machine.start()
     wait_asleep(machine, ended)
 
-    machine.end_if_dead_halted()
+    assert not machine.end_if_dead_halted()
 
     assert machine.outcome is not None
     assert machine.outcome.result == Result.HALTED
@@ -175,9 +175,37 @@ def test_halt_with_interrupts_on_is_no_end(build: Build, ring: Ring) -> None:
     machine.start()
     wait_asleep(machine, ended)
 
-    machine.end_if_dead_halted()
+    assert machine.end_if_dead_halted()
 
     assert ring.head == 1
+    assert machine.outcome is None
+
+
+LAPIC_TIMER = protected(
+    b"\xc7\x05\xf0\x00\xe0\xfe\xff\x01\x00\x00"  # movl $0x1ff, 0xfee000f0  (on)
+    b"\xc7\x05\xe0\x03\xe0\xfe\x0a\x00\x00\x00"  # movl $0xa, 0xfee003e0    (a tick each 128 ns)
+    b"\xc7\x05\x20\x03\xe0\xfe\x20\x00\x00\x00"  # movl $0x20, 0xfee00320   (once, vector 0x20)
+    b"\xc7\x05\x80\x03\xe0\xfe\xff\xff\xff\x7f" + mark(1) + SLEEP  # movl $0x7fffffff, 0xfee00380
+)
+
+
+PIT_TIMER = (
+    b"\xb0\xff\xe6\x21"  # mov $0xff, %al; out %al, $0x21     (no IRQ comes through)
+    b"\xb0\x34\xe6\x43"  # mov $0x34, %al; out %al, $0x43     (rate generator)
+    b"\xb0\x00\xe6\x40\xe6\x40" + mark(1) + SLEEP  # mov $0, %al; out %al, $0x40; out %al, $0x40
+)
+
+
+@pytest.mark.parametrize("guest", [PIT_TIMER, LAPIC_TIMER], ids=["pit", "lapic"])
+def test_a_guest_that_set_a_timer_may_halt_any_time(build: Build, ring: Ring, guest: bytes) -> None:
+    machine, ended = build(guest)
+    machine.start()
+    while ring.head == 0:
+        ended.wait(0.02)
+    wait_asleep(machine, ended)
+
+    assert not machine.end_if_dead_halted()
+
     assert machine.outcome is None
 
 
