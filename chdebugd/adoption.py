@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from chdebugd.errors import ChdebugdError
 from chdebugd.files import FileOpener, OpenFile
-from chdebugd.options import VmOptions, check_name
+from chdebugd.options import LOGS, VmOptions, check_name
 from chdebugd.systemd_notify import forget_fd, take_stored_fds
 from chdebugd.trace.ring import Ring
 from chdebugd.vm import VM, Listener
@@ -59,13 +59,15 @@ class Adoption:
         vm.is_known = True
 
     def _open_logs(self, vm: VM) -> list[OpenFile]:
-        """Log files by their paths, for rotation and recovery; images are the VM process's."""
-        logs = tuple(o for o in vm.options.files if o.path and o.role.role == "log-file")
-        try:
-            return self._opener.open_all(logs, [])
-        except ChdebugdError as error:
-            log.warning("The log file of VM '%s' cannot be opened: %s", vm.name, error)
-            return []
+        """Log and text files by their paths, to open them anew; images are the process's."""
+        opened = []
+        for option in vm.options.files:
+            if option.path and option.role.role in LOGS:
+                try:
+                    opened += self._opener.open_all((option,), [])
+                except ChdebugdError as error:
+                    log.warning("VM '%s': %s", vm.name, error)
+        return opened
 
 
 def _attach(vm: VM, fd: int) -> None:

@@ -115,9 +115,9 @@ async def _open(
     await manager.adopt_all()
     if _is_unit(settings):
         manager.watch_journald(partial(main_pid, bus, JOURNALD_PATH))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, manager)
     await _own_name(bus)
     watcher.open()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, manager)
     notify(f"READY=1\nSTATUS={len(manager.vms)} VMs")
     return manager, watcher
 

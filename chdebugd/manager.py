@@ -23,7 +23,7 @@ from chdebugd.journal_gaps import JournalGaps
 from chdebugd.journald_watch import JournaldWatch
 from chdebugd.launcher import Launcher
 from chdebugd.limits import Limits
-from chdebugd.options import VmOptions, check_name
+from chdebugd.options import LOGS, VmOptions, check_name
 from chdebugd.recovery import Recovery
 from chdebugd.room import check_room
 from chdebugd.state import State
@@ -217,25 +217,28 @@ class Manager:
             vm.close()
 
     def reopen_logs(self) -> None:
-        """Let every VM write its log file anew, for log rotation."""
+        """Let every VM write its log and text files anew, for log rotation."""
         for vm in list(self.vms.values()):
             for file in vm.files:
-                if file.role.role == "log-file" and file.path and vm.has_process:
-                    self._spawn(self._reopen_log(vm, file.path))
+                if file.role.role in LOGS and file.path and vm.has_process:
+                    self._spawn(self._reopen_log(vm, file.role.role, file.path))
 
-    async def _reopen_log(self, vm: VM, path: Path) -> None:
+    async def _reopen_log(self, vm: VM, role: str, path: Path) -> None:
         try:
             fd = self._opener.open_log(path)
         except ChdebugdError as error:
-            log.warning("VM '%s' keeps its old log file: %s", vm.name, error)
+            log.warning("VM '%s' keeps its old %s: %s", vm.name, role, error)
             return
         try:
-            await vm.call("reopen-log", [fd])
+            if role == "log-file":
+                await vm.call("reopen-log", [fd])
+            else:
+                await vm.call("reopen-text", [fd], port=role)
         except ChdebugdError as error:
-            log.warning("VM '%s' keeps its old log file: %s", vm.name, error)
+            log.warning("VM '%s' keeps its old %s: %s", vm.name, role, error)
             close_all([fd])
         else:
-            vm.change_log(fd)
+            vm.change_log(role, fd)
 
     # What VMs tell
 

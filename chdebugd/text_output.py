@@ -89,6 +89,12 @@ class FileText:
                 self._room -= written
         self.lost_bytes += len(data) - written
 
+    def reopen(self, fd: int) -> None:
+        """Go on in the file `fd`, which stays the caller's; a vCPU thread may write meanwhile."""
+        os.dup2(fd, self.fd, inheritable=False)
+        if self._limit:
+            self._room = 0  # it looks
+
     def _look_for_room(self) -> None:
         """The file may have been cut. Not fstat(2): a vCPU thread may seek and little else."""
         had_room = not self.lost_bytes

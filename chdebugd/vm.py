@@ -170,10 +170,10 @@ class VM:
         if self._link is not None:
             self._link.kill()
 
-    def change_log(self, fd: int) -> None:
-        """Its process writes log lines into this file from now on; `fd` is the VM's."""
+    def change_log(self, role: str, fd: int) -> None:
+        """Its process writes this log or text file from now on; `fd` is the VM's."""
         for at, file in enumerate(self.files):
-            if file.role.role == "log-file":
+            if file.role.role == role:
                 self.files[at] = replace(file, fd=fd)
                 os.close(file.fd)
                 return

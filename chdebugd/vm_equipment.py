@@ -85,6 +85,12 @@ class Equipment:
             return self._terminal(port, mode)
         return None
 
+    def reopen_text(self, port: str, fd: int) -> None:
+        """Write the text of `port` into `fd` from now on, which stays the caller's."""
+        output = self._outputs.get(port)
+        if isinstance(output, FileText):
+            output.reopen(fd)
+
     def _terminal(self, port: str, mode: str) -> PtyText | SocketText:
         typed = self._typed if port == "serial" else None
         terminal: PtyText | SocketText

@@ -148,9 +148,11 @@ class VmLife:
         self._awaits_end.append(done)
         self._switch_off(Result.KILLED, "Killed on request")
 
-    def reopen_log(self, fd: int) -> None:
-        """Write log lines into `fd` from now on."""
-        self.sinks.log.reopen(fd)
+    def reopen_text(self, port: str, fd: int) -> None:
+        """Write the text of `port` into `fd` from now on; takes it in any case."""
+        if self._equipment:
+            self._equipment.reopen_text(port, fd)
+        os.close(fd)
 
     def _running(self, verb: str, *also: State) -> Machine:
         if self._machine is None or self.status.state not in (State.RUNNING, *also):

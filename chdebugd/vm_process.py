@@ -152,7 +152,10 @@ class VmProcess:
             case "kill":
                 self._life.kill(done)
             case "reopen-log":
-                self._life.reopen_log(*fds)
+                self._life.sinks.log.reopen(*fds)
+                done(None)
+            case "reopen-text":
+                self._life.reopen_text(str(message["port"]), *fds)
                 done(None)
             case "pause" | "resume" | "reset":
                 getattr(self._life, op)()

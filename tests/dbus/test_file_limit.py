@@ -1,6 +1,8 @@
-"""A guest cannot fill the disk: a log or text file has a limit, and what is left out is counted."""
+"""A log or text file has a limit, so that no guest fills the disk; and may be moved away."""
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 
@@ -57,6 +59,29 @@ async def test_a_log_file_at_its_limit_counts_lines_until_it_is_cut(
     assert before.count(b"\n") + int(room["LOST_LINES"]) == 2 * MARKS
     assert await client.get(path, "EventCount") == 3 * MARKS
     assert await client.get(path, "StalledUSec") == 0
+
+
+@story
+async def test_a_text_file_that_is_moved_away_goes_on_in_a_new_one(
+    daemon: Daemon, client: Client
+) -> None:
+    guest = file_with(daemon.runtime_dir.parent, rom(TEXT + burst(1) + FOREVER))
+    options = {"firmware": Variant("s", str(guest)), "firmware-debug": Variant("s", "file:text")}
+    path = await client.start_vm("fw0", **options)
+    text = daemon.log_dir / "text"
+    await client.wait_for(lambda: len(client.events(path)) == 1)
+    text.rename(text.with_name("text.1"))
+    await restarted(daemon, client)
+
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    await client.wait_for(text.exists)
+    await client.call(path, VM, "Pause")  # answered after the request for the new file
+    await client.call(path, VM, "Resume")
+    await client.call(path, VM, "Reset")
+    await client.wait_for(lambda: text.stat().st_size == LIMIT + 10)
+
+    assert text.with_name("text.1").stat().st_size == LIMIT + 10
 
 
 @story
