@@ -47,6 +47,8 @@ class VmProcess:
     def __init__(self, name: str, runtime_dir: str) -> None:
         self.loop = VmLoop()
         directory = f"{runtime_dir}/{VMS_DIR}/{name}"
+        with contextlib.suppress(FileExistsError):  # the daemon makes it first, for its units
+            os.mkdir(directory, 0o700)
         self._path = f"{directory}/{SOCKET}"
         self._last_words = f"{directory}/{LAST_WORDS}"
         self._channel: Channel | None = None
