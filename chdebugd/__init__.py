@@ -5,6 +5,7 @@ The way in:   __main__ → daemon → manager → vm_starter → vm → vm_link 
 And back:     kvm_source.c → trace/ring.h → vm_sinks → trace.sinks → journal and log file
                                           → signal_pump → event_dbus → the bus
 After a death: manager.process_gone → recovery;  after a restart: adoption ← vm_records
+After journald's:  journald_watch → journal_gaps, which asks the journal and sends again.
 
 `X_dbus.py` is the bus face of `X.py`. The daemon never opens /dev/kvm, a VM process never speaks
 D-Bus; between them are a socket (control) and the ring (trace.ring).

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from container.container import KVM, Container
@@ -19,6 +21,7 @@ from tests.system.faults import (
 )
 
 pytestmark = pytest.mark.kvm
+PIDS = Path("/sys/fs/cgroup/pids")  # of version 1
 TEMPLATE = "chdebugd-vm@.service"
 START = ("org.chdebugd1", "/org/chdebugd1", "org.chdebugd1.Manager", "StartVM", "sa{sv}")
 
@@ -52,6 +55,47 @@ def test_what_the_host_lacks_is_named(writers: Writers, setting: str, says: str)
     container = writers.container
     with drop_in(container, TEMPLATE, setting):
         assert says in refusal(container, "memory", "t", str(1 << 30), "cpus", "u", "2")
+    writers.wait_for_marks()
+    container.start_vm("later")
+    assert list_vms(container)["later"] in ("running", "stopped")
+
+
+@contextlib.contextmanager
+def one_process_a_unit(container: Container) -> Iterator[None]:
+    """What systemd starts may have no more processes and threads than one.
+
+    By TasksMax= where the container has the controller `pids`. It has none where the host keeps
+    it in a hierarchy of version 1: a controller is in one hierarchy only, and the container's
+    systemd has that of version 2 (Documentation/admin-guide/cgroup-v2.rst). There the container's
+    systemd itself goes into a group of ours, and with it what it forks.
+    """
+    if "pids" in container.get("/sys/fs/cgroup/cgroup.controllers").decode().split():
+        with drop_in(container, TEMPLATE, "TasksMax=1"):
+            yield
+        return
+    [line] = [each for each in cgroups_of(container.leader) if ":pids:" in each]
+    home = PIDS / line.split(":", 2)[2].lstrip("/")
+    group = PIDS / f"chdebugd-container-{os.getpid()}-few"
+    group.mkdir()
+    (group / "pids.max").write_text("2")
+    (group / "cgroup.procs").write_text(str(container.leader))
+    try:
+        yield
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (home / "cgroup.procs").write_text(pid)
+        group.rmdir()
+
+
+def cgroups_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+
+
+def test_a_control_group_without_room_for_threads_is_named(writers: Writers) -> None:
+    container = writers.container
+    with one_process_a_unit(container):
+        says = refusal(container, "cpus", "u", "2")
+    assert "The host has no thread left for vCPU 0" in says
     writers.wait_for_marks()
     container.start_vm("later")
     assert list_vms(container)["later"] in ("running", "stopped")
