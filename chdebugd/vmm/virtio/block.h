@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "batch.h"
 #include "queue.h"
 
 #define CHD_SECTOR 512
@@ -25,7 +26,6 @@ enum {
         CHD_BLOCK_DISCARD = 11,
         CHD_BLOCK_WRITE_ZEROES = 13,
 };
-enum { CHD_BLOCK_OK, CHD_BLOCK_IOERR, CHD_BLOCK_UNSUPP };
 
 struct chd_block {
         int fd;
@@ -35,6 +35,7 @@ struct chd_block {
         int wake;              /* eventfd to write at the first failure of the host; 0: none */
         int error;             /* errno of the last one */
         uint64_t n_errors;
+        struct chd_batch batch;
 };
 
 struct chd_block_header {
@@ -68,31 +69,6 @@ static int chd_block_holds(const struct chd_block *block, uint64_t sector, uint6
 
         return bytes % CHD_SECTOR == 0 && bytes <= CHD_REQUEST_MAX && n_sectors <= block->sectors &&
                sector <= block->sectors - n_sectors;
-}
-
-/* All of the parts to or from the image. Returns 0 or -errno. */
-static int chd_block_move(int fd, struct iovec *parts, int n, uint64_t offset, int is_write)
-{
-        while (n) {
-                ssize_t result = is_write ? pwritev(fd, parts, n, (off_t)offset)
-                                          : preadv(fd, parts, n, (off_t)offset);
-                size_t moved = (size_t)result;
-
-                if (result < 0 && errno == EINTR)
-                        continue;
-                if (result < 0)
-                        return -errno;
-                offset += moved;
-                for (; n && moved >= parts->iov_len; parts++, n--)
-                        moved -= parts->iov_len;
-                if (n && !result)
-                        return -EIO; /* the image became shorter */
-                if (n) {
-                        parts->iov_base = (uint8_t *)parts->iov_base + moved;
-                        parts->iov_len -= moved;
-                }
-        }
-        return 0;
 }
 
 static int chd_block_zero(int fd, uint64_t offset, uint64_t bytes)
@@ -137,28 +113,15 @@ static int chd_block_clear(struct chd_block *block, struct chd_chain *chain, uin
         return error ? chd_block_failed(block, error) : CHD_BLOCK_OK;
 }
 
-/* Do what the header asks; returns the status, and in `moved` the bytes written to the guest. */
+/* Do what the header asks, unless it is to read or write what is on the disk. Returns the status,
+ * and in `moved` the bytes written to the guest. */
 static int chd_block_do(struct chd_block *block, const struct chd_block_header *header,
-                        struct chd_chain *chain, uint64_t in_bytes, uint32_t *moved)
+                        struct chd_chain *chain, uint32_t *moved)
 {
-        uint64_t out_bytes = chain->out_bytes - sizeof(*header);
-        uint64_t offset = header->sector * CHD_SECTOR;
-        int error;
-
         switch (header->type) {
         case CHD_BLOCK_IN:
-                if (!chd_block_holds(block, header->sector, in_bytes))
-                        return CHD_BLOCK_IOERR;
-                error = -chd_block_move(block->fd, chain->in, chain->n_in, offset, 0);
-                if (error)
-                        return chd_block_failed(block, error);
-                *moved = (uint32_t)in_bytes;
-                return CHD_BLOCK_OK;
         case CHD_BLOCK_OUT:
-                if (block->readonly || !chd_block_holds(block, header->sector, out_bytes))
-                        return CHD_BLOCK_IOERR;
-                error = -chd_block_move(block->fd, chain->parts, chain->n_out, offset, 1);
-                return error ? chd_block_failed(block, error) : CHD_BLOCK_OK;
+                return CHD_BLOCK_IOERR;
         case CHD_BLOCK_FLUSH:
                 if (block->readonly || !fdatasync(block->fd))
                         return CHD_BLOCK_OK;
@@ -176,8 +139,39 @@ static int chd_block_do(struct chd_block *block, const struct chd_block_header *
         }
 }
 
-/* Serve one request. Returns the bytes written to the guest, or -EINVAL for one without status. */
-static int64_t chd_block_serve(struct chd_block *block, struct chd_chain *chain)
+/* Do what was gathered, and give it back. */
+static void chd_block_finish(struct chd_block *block, struct chd_queue *queue)
+{
+        int error = 0;
+
+        for (int n = chd_batch_finish(&block->batch, block->fd, queue, &error); n; n--)
+                chd_block_failed(block, error);
+}
+
+/* Gather a read or write of what is on the disk. Returns 0 where the request is none. */
+static int chd_block_gather(struct chd_block *block, struct chd_queue *queue,
+                            const struct chd_block_header *header, const struct chd_chain *chain,
+                            uint8_t *status)
+{
+        int is_write = header->type == CHD_BLOCK_OUT;
+        const struct iovec *parts = is_write ? chain->parts : chain->in;
+        int n_parts = is_write ? chain->n_out : chain->n_in;
+        uint64_t offset = header->sector * CHD_SECTOR;
+        struct chd_batched request = { .head = chain->head, .status = status };
+
+        request.bytes = is_write ? chain->out_bytes - sizeof(*header) : chain->in_bytes - 1;
+        if ((header->type != CHD_BLOCK_IN && !is_write) || (is_write && block->readonly) ||
+            !chd_block_holds(block, header->sector, request.bytes))
+                return 0;
+        if (!chd_batch_takes(&block->batch, is_write, offset, n_parts, request.bytes))
+                chd_block_finish(block, queue);
+        chd_batch_add(&block->batch, is_write, offset, parts, n_parts, request);
+        return 1;
+}
+
+/* Serve one request, at once or with those that follow it: chd_block_finish ends them. Returns 0, or
+ * -EINVAL for one without status. */
+static int chd_block_serve(struct chd_block *block, struct chd_queue *queue, struct chd_chain *chain)
 {
         struct chd_block_header header;
         struct iovec *last;
@@ -192,8 +186,12 @@ static int64_t chd_block_serve(struct chd_block *block, struct chd_chain *chain)
                 last--;
         last->iov_len--;
         status = (uint8_t *)last->iov_base + last->iov_len;
-        *status = (uint8_t)chd_block_do(block, &header, chain, chain->in_bytes - 1, &moved);
-        return (int64_t)moved + 1;
+        if (chd_block_gather(block, queue, &header, chain, status))
+                return 0;
+        chd_block_finish(block, queue);
+        *status = (uint8_t)chd_block_do(block, &header, chain, &moved);
+        chd_queue_put(queue, chain->head, moved + 1);
+        return 0;
 }
 
 #endif

@@ -24,6 +24,7 @@ struct chd_block {
         char id[...];
         int wake, error;
         uint64_t n_errors;
+        ...;
 };
 
 struct chd_net {

@@ -18,17 +18,30 @@
 
 /* Serving */
 
-static int64_t chd_serve(struct chd_engine *engine, int index)
+/* Serve the chain that was taken, and give it back now or in chd_finish. Returns 0 or -EINVAL. */
+static int chd_serve(struct chd_engine *engine, int index)
 {
-        switch (engine->kind) {
-        case CHD_BLOCK:
-                return chd_block_serve(&engine->block, &engine->chain);
-        case CHD_ENTROPY:
-                return chd_entropy_serve(&engine->chain);
-        default:
-                return index == CHD_NET_SEND ? chd_net_send(&engine->net, &engine->chain)
-                                             : chd_net_receive(&engine->net, &engine->chain);
-        }
+        struct chd_queue *queue = &engine->queues[index];
+        int64_t length;
+
+        if (engine->kind == CHD_BLOCK)
+                return chd_block_serve(&engine->block, queue, &engine->chain);
+        if (engine->kind == CHD_ENTROPY)
+                length = chd_entropy_serve(&engine->chain);
+        else if (index == CHD_NET_SEND)
+                length = chd_net_send(&engine->net, &engine->chain);
+        else
+                length = chd_net_receive(&engine->net, &engine->chain);
+        if (length < 0)
+                return -EINVAL;
+        chd_queue_put(queue, engine->chain.head, (uint32_t)length);
+        return 0;
+}
+
+static void chd_finish(struct chd_engine *engine, int index)
+{
+        if (engine->kind == CHD_BLOCK)
+                chd_block_finish(&engine->block, &engine->queues[index]);
 }
 
 static int chd_is_ready(struct chd_engine *engine, int index)
@@ -53,20 +66,16 @@ static int chd_serve_queue(struct chd_engine *engine, int index)
 
         chd_queue_listen(queue, engine->features, 0);
         for (uint32_t n = 0; n < queue->size && !atomic_load(&engine->holds); n++) {
-                int64_t length;
-
                 if (!chd_is_ready(engine, index))
                         break;
                 result = chd_queue_take(queue, &engine->ram, engine->features, &engine->chain);
                 if (result <= 0)
                         break;
-                length = chd_serve(engine, index);
-                if (length < 0) {
-                        result = -EINVAL;
+                result = chd_serve(engine, index);
+                if (result < 0)
                         break;
-                }
-                chd_queue_put(queue, engine->chain.head, (uint32_t)length);
         }
+        chd_finish(engine, index);
         if (chd_queue_signals(queue, engine->features))
                 chd_interrupt(engine, __atomic_load_n(&queue->vector, __ATOMIC_RELAXED),
                               CHD_ISR_QUEUE);
