@@ -9,14 +9,16 @@
 #define CHD_JOURNAL_DRAIN_H
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "ring.h"
 
-#define CHD_PAUSE_NSEC 100000
-#define CHD_PAUSES 20        /* of journald, until it counts as stopped */
-#define CHD_FIGURES_SIZE 192 /* bytes; five numbers of at most 20 digits and the names of fields */
+#define CHD_PAUSE_NSEC 200000 /* the first of a row, each twice as long as the one before */
+#define CHD_PAUSES 5          /* of journald, 6 ms, until it counts as stopped */
+#define CHD_FIGURES_SIZE 192  /* bytes; five numbers of at most 20 digits and the names of fields */
 
 /* What all entries of one code and boot have in common: fields before the figures, and behind. */
 struct chd_entry_text {
@@ -37,8 +39,29 @@ static size_t chd_entry_figures(char *out, const struct chd_event *event)
                                 seconds, micros, seconds, micros, nsec, seq, event->vcpu);
 }
 
-/* Returns 0 or errno: EAGAIN where journald's queue stays full. While it is busy it frees a place
- * every 25 us; to be woken for each would cost as much as the entry. */
+/* Bytes that journald has yet to take from the socket (unix(7)). */
+static int chd_unread(int fd)
+{
+        int bytes = 0;
+
+        ioctl(fd, SIOCOUTQ, &bytes);
+        return bytes;
+}
+
+/* Pause until half of what we have in journald's queue is read. While it is busy it frees a place every
+ * 25 us; to be woken for each would take as much of its CPU time as the entry. */
+static void chd_let_journald_read(int fd)
+{
+        struct timespec pause = { .tv_nsec = CHD_PAUSE_NSEC };
+        int full = chd_unread(fd), pauses = 0;
+
+        do {
+                nanosleep(&pause, NULL);
+                pause.tv_nsec *= 2;
+        } while (chd_unread(fd) > full / 2 && ++pauses < CHD_PAUSES);
+}
+
+/* Returns 0 or errno: EAGAIN where journald's queue stays full. */
 static int chd_entry_send(int fd, const struct chd_event *event, const struct chd_entry_text *text)
 {
         char figures[CHD_FIGURES_SIZE];
@@ -48,15 +71,14 @@ static int chd_entry_send(int fd, const struct chd_event *event, const struct ch
                 { (void *)text->tail, text->tail_size },
         };
         struct msghdr message = { .msg_iov = parts, .msg_iovlen = 3 };
-        struct timespec pause = { .tv_nsec = CHD_PAUSE_NSEC };
-        int pauses = 0;
+        int has_waited = 0;
 
         while (sendmsg(fd, &message, MSG_NOSIGNAL) < 0) {
                 if (errno == EINTR)
                         continue;
-                if (errno != EAGAIN || pauses++ == CHD_PAUSES)
+                if (errno != EAGAIN || has_waited++)
                         return errno;
-                nanosleep(&pause, NULL);
+                chd_let_journald_read(fd);
         }
         return 0;
 }

@@ -20,7 +20,7 @@ from chdebugd.trace.ring import BATCH, EntryTexts, Reader, Ring
 if TYPE_CHECKING:
     from chdebugd.trace.codemap import CodeMap
 
-ENTRIES_BATCH = 128  # events that one drain sends to journald: some 3 ms while it is busy
+ENTRIES_BATCH = 128  # events that one drain sends to journald: some 10 ms while it is busy
 ENTRIES_LIMIT = 8192  # entries other than events that wait for journald
 
 
@@ -209,12 +209,19 @@ class LogSink:
     def drain(self) -> Progress:
         """Write one batch. `error` is set while the file does not take it."""
         position = self._ring.position(Reader.LOG)
+        if self.fd < 0:
+            return self._follow(position)
         events, _ = self._ring.copy(position)
-        if self.fd >= 0 and (events or self._rest):
+        if events or self._rest:
             self._write(self._lines(events))
         if events:
             self._ring.move(Reader.LOG, events[-1].ticket)
         return _progress(events)
+
+    def _follow(self, position: int) -> Progress:
+        head = self._ring.head
+        self._ring.move(Reader.LOG, head)
+        return Progress.DRAINED if head > position else Progress.IDLE
 
     def resume(self, tail: bytes) -> None:
         """Step over what the file has already; `tail` is the end of it, a batch of lines or more.

@@ -142,6 +142,23 @@ def test_what_journald_does_not_take_is_sent_later_and_once(
     assert [int(entry["SEQ"]) for entry in found] == list(range(1, count + 1))
 
 
+def test_a_queue_that_others_filled_blocks_and_loses_nothing(
+    ring: Ring, journal: Journal, journald: socket.socket
+) -> None:
+    others = Journal(journald.getsockname())
+    while others.send(b"MESSAGE=of another VM\n"):
+        pass
+    ring.write(0x40)
+    sink = JournalSink(ring, journal, "fw0", None)
+    assert sink.drain() == Progress.BLOCKED
+
+    *rest, last = entries(sink, journald)
+
+    assert last["SEQ"] == "1"
+    assert {entry["MESSAGE"] for entry in rest} == {"of another VM"}
+    others.close()
+
+
 def test_a_journald_that_starts_anew_is_found_again(
     ring: Ring, journal: Journal, journald: socket.socket, tmp_path: Path
 ) -> None:
