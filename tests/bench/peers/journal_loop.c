@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <systemd/sd-journal.h>
+#include <time.h>
 
 #define FIELDS 12
 #define FIELD_SIZE 128
@@ -28,8 +29,18 @@ static void set(int at, const char *format, ...)
         va_end(arguments);
 }
 
+static unsigned long now(void)
+{
+        struct timespec ts;
+
+        clock_gettime(CLOCK_MONOTONIC, &ts);
+        return (unsigned long)ts.tv_sec * 1000000000 + (unsigned long)ts.tv_nsec;
+}
+
 int main(int argc, char **argv)
 {
+        unsigned long start = now();
+
         if (argc != 3)
                 errx(1, "usage: journal_loop ENTRIES VM");
         set(0, "SYSLOG_IDENTIFIER=chdebugd");
@@ -41,7 +52,7 @@ int main(int argc, char **argv)
         set(6, "CODE=0x40");
         set(7, "VCPU=0");
         for (unsigned long i = 1, n = strtoul(argv[1], NULL, 10); i <= n; i++) {
-                unsigned long nsec = 8137 * i;
+                unsigned long nsec = now() - start; /* new ones, as journald keeps each value once */
                 int result;
 
                 set(8, "MESSAGE=[Debug I/O port: Kernel code 0x40] %lu.%06lu seconds",
