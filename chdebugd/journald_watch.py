@@ -10,7 +10,8 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable
 
-LOOK = 0.05  # seconds between two questions whether there is a journald again
+LOOK = 0.05  # seconds until the first question whether there is a journald again; then doubled
+LAST_LOOK = 60.0  # seconds between two questions where there is none for long
 
 
 class JournaldWatch:
@@ -33,12 +34,14 @@ class JournaldWatch:
 
     async def _hold(self) -> int:
         """A descriptor of the journald that is there, or as soon as there is one."""
+        look = LOOK
         while True:
             pid = await self._main_pid()
             with contextlib.suppress(ProcessLookupError):
                 if pid:
                     return os.pidfd_open(pid)
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(look)
+            look = min(2 * look, LAST_LOOK)
 
     def close(self) -> None:
         """Call back no more."""

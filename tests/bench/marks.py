@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from chdebugd.dbus_library import Variant
-from chdebugd.trace.ring import CAPACITY
+from chdebugd.trace.ring import CAPACITY, KEPT
 from tests.bench import peer, qemu
 from tests.bench.journald import private_journald
 from tests.bench.report import Figure, compare, percentile
 from tests.bench.stage import MANAGER, Stage, stage
 from tests.guests import FOREVER, SHUTDOWN, burst, rom
 
-BURST = CAPACITY - 512  # marks; they fit the ring
+BURST = CAPACITY - KEPT - 512  # marks; they fit the ring
 FEW = 1000
 names = (f"vm{number}" for number in itertools.count())
 
