@@ -53,13 +53,20 @@ async def first_mark(bus: MessageBus, name: str) -> float:
     return float(1000 * stamp.value + events[0][1] - start) / 1e6
 
 
+def let_wait(name: str) -> None:
+    """Start the VM's process as the daemon does, without telling it to boot."""
+    directory = ["install", "-d", "-o", "chdebugd", "-g", "chdebugd", "-m", "700"]
+    subprocess.run([*directory, f"/run/chdebugd/vm/{name}"], check=True)
+    subprocess.run(["systemctl", "start", f"chdebugd-vm@{name}"], check=True)
+
+
 async def main(way: str, *names: str) -> None:
     """`warm` starts the unit of each VM beforehand."""
     bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
     times = []
     for name in names:
         if way == "warm":
-            subprocess.run(["systemctl", "start", f"chdebugd-vm@{name}"], check=True)  # noqa: ASYNC221
+            let_wait(name)
         times.append(await first_mark(bus, name))
     print(json.dumps(times))
 
