@@ -46,6 +46,17 @@ def test_both_processes_run_as_chdebugd(container: Container) -> None:
     call_vm(container, "who", "Kill")
 
 
+def test_a_vm_process_starts_without_site(container: Container) -> None:
+    unit = container.run("systemctl", "cat", "chdebugd-vm@fw0").stdout
+    [command] = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    python, flags, program, *_ = command.removeprefix("ExecStart=").split()
+    said = container.run(python, flags, "-X", "importtime", program, "--help").stderr
+    loaded = [line.rpartition("|")[2].strip() for line in said.splitlines()]
+
+    assert "chdebugd.vm_process" in loaded
+    assert "site" not in loaded
+
+
 def test_a_call_starts_the_daemon(container: Container) -> None:
     container.run("systemctl", "stop", "chdebugd")
     assert show(container, "chdebugd", "ActiveState") == "inactive"
