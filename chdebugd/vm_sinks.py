@@ -56,6 +56,7 @@ class VmSinks:
         if self.journal is not None and not self._waits_for_journal:
             behind = min(behind, self.ring.position(Reader.JOURNAL))
         if self._pace.holds(time.monotonic(), self.ring.head, behind):
+            self.ring.populate()
             self._loop.call_later("drain", LOOK, self._look)
         else:
             self.drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -20,6 +21,7 @@ _SIZE: int = lib.chd_ring_size()
 _RECORD = struct.Struct("<QQQIHBx")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 BATCH = 512  # events that one copy takes at most
+_MADV_POPULATE_WRITE = 23  # madvise(2), since Linux 5.14
 
 
 class Reader(IntEnum):
@@ -61,6 +63,7 @@ class Ring:
         if os.fstat(fd).st_size != _SIZE or sealed & fcntl.F_SEAL_SHRINK == 0:
             raise ValueError("The descriptor is not an event ring of this version")
         self._map = mmap.mmap(fd, _SIZE)
+        self._is_populated = False
         self._buffer = ffi.from_buffer(self._map)
         self._c = ffi.cast("struct chd_ring *", self._buffer)
 
@@ -75,6 +78,13 @@ class Ring:
         ring._c.instance = os.urandom(16)
         ring._c.created_nsec = time.monotonic_ns()
         return ring
+
+    def populate(self) -> None:
+        """Have all pages now: each page fault that is left costs a guest's mark its time."""
+        if not self._is_populated:
+            self._is_populated = True
+            with contextlib.suppress(OSError):  # an older Linux; then each comes when it is used
+                self._map.madvise(_MADV_POPULATE_WRITE)
 
     def release_pages(self) -> None:
         """Map none of the pages until they are read again; what is in them stays (madvise(2))."""

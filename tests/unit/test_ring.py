@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,19 @@ def test_a_reader_that_was_lapped_is_told_how_many_it_lost(ring: Ring) -> None:
 
     assert lost == 5
     assert (events[0].ticket, events[0].code) == (6, 5)
+
+
+def test_pages_that_are_all_had_keep_what_is_in_them(ring: Ring) -> None:
+    for at in range(1000):
+        ring.write(at % 256)
+    before, size = ring.copy(500), os.fstat(ring.fd).st_size
+    assert 512 * os.fstat(ring.fd).st_blocks < size
+
+    ring.populate()
+
+    assert 512 * os.fstat(ring.fd).st_blocks >= size
+    assert ring.copy(500) == before
+    assert ring.head == 1000
 
 
 def test_pages_that_are_released_keep_what_is_in_them(ring: Ring) -> None:

@@ -1,4 +1,4 @@
-"""What a VM process tells of a log file that takes no lines for a while."""
+"""What a VM process tells of a log file that takes no lines, and what it does in a burst."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from chdebugd.trace.journal import WARNING, Journal, MessageId
-from chdebugd.trace.ring import Ring
+from chdebugd.trace.ring import CAPACITY, Ring
 from chdebugd.trace.sinks import JournalSink
 from chdebugd.vm_loop import VmLoop
 from chdebugd.vm_sinks import VmSinks
@@ -59,3 +59,28 @@ def test_a_full_log_file_is_told_once_and_once_more_when_there_is_room(tmp_path:
         os.close(reader)
         journal.close()
         ring.close()
+
+
+def test_a_burst_gets_the_pages_of_the_ring_before_it_needs_them() -> None:
+    """In steps, of which one must pass fast enough to be a burst on this host."""
+    ring = Ring.create()
+    ring.start_boot(0, 0)
+    loop = VmLoop()
+    sinks = VmSinks(loop, ring, lambda: None)
+
+    def write(steps: int) -> None:
+        for _ in range(2000):
+            ring.write(0x40, wake=(sinks.eventfd, -1))
+        missing = os.fstat(ring.fd).st_size > 512 * os.fstat(ring.fd).st_blocks
+        if missing and steps:
+            loop.call_later("guest", 0, lambda: write(steps - 1))
+        else:
+            loop.stop()
+
+    sinks.wake()
+    loop.call_later("guest", 0, lambda: write(25))
+    loop.run()
+
+    assert ring.head < CAPACITY
+    assert 512 * os.fstat(ring.fd).st_blocks >= os.fstat(ring.fd).st_size
+    ring.close()
