@@ -1,4 +1,4 @@
-"""The same Debian by its other ways in: the generic bzImage, PVH, and GRUB under SeaBIOS."""
+"""The same Debian by its other ways in: bzImage, PVH, GRUB under SeaBIOS, and PVH firmware."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.lab.guest import IMAGES, Guest
+from tests.lab.installed import EFI_DISK, FIRMWARE
 
 MIB = 1 << 20
 KIT = [0x48, 0x4F, 0x61, 0x62, 0x64]
@@ -47,3 +48,27 @@ def test_firmware_loader_kernel_and_userspace(guest: Callable[[str], Guest]) -> 
     assert everything[-len(marks) :] == marks
     assert [m.component for m in marks] == ["Bootloader"] * 3 + ["Kernel"] * 2 + ["Userspace"] * 3
     assert [m.elapsed_nsec for m in marks] == sorted(m.elapsed_nsec for m in marks)
+
+
+@pytest.mark.hypervisor_fw
+def test_rust_hypervisor_firmware(guest: Callable[[str], Guest]) -> None:
+    """The first two disks have no EFI partition: the firmware goes on to the third."""
+    vm = guest("hypervisor-fw")
+    vm.start(
+        kernel=f"{IMAGES}/{FIRMWARE}",
+        cpus=4,
+        memory=1024 * MIB,
+        rng=True,
+        serial="journal",
+        disks=[
+            {"path": f"{IMAGES}/disk.img"},
+            vm.put_job("echo cpus: $(nproc)\n" + POWEROFF),
+            {"path": f"{IMAGES}/{EFI_DISK}", "readonly": True},
+        ],
+    )
+    vm.wait_state("stopped")
+
+    text = vm.text()
+    assert "Jumping to kernel" in text
+    assert "cpus: 4" in text
+    assert [mark.code for mark in vm.marks()] == KIT
