@@ -65,8 +65,8 @@ def test_a_vm_process_sees_nothing_of_the_others(running: Container) -> None:
         "other's socket": "No such file or directory",
         "another's place": "Read-only file system",
         "bus": "Permission denied",
-        "log": "Permission denied",
-        "disks": "Permission denied",
+        "log": "No such file or directory",
+        "disks": "No such file or directory",
         "other's memory": "No such file or directory",
     }
 
