@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -76,7 +77,10 @@ async def run(settings: Settings) -> int:
         log.error("The bus hung up; VMs run on, and the next chdebugd finds them")
         if _is_unit(settings):
             return 1
-        bus = await _connect_again(settings.bus)
+        again = await _connect_again(settings.bus, stop)
+        if again is None:
+            return 0
+        bus = again
 
 
 def _lock(runtime_dir: Path) -> None:
@@ -132,13 +136,15 @@ async def _connect(address: str | None) -> Bus:
     return bus
 
 
-async def _connect_again(address: str | None) -> Bus:
-    """As soon as there is a bus again."""
-    while True:
+async def _connect_again(address: str | None, stop: asyncio.Event) -> Bus | None:
+    """As soon as there is a bus again; None where a signal to stop comes first."""
+    while not stop.is_set():
         try:
             return await _connect(address)
         except StartupError:
-            await asyncio.sleep(RECONNECT)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), RECONNECT)
+    return None
 
 
 def _is_unit(settings: Settings) -> bool:

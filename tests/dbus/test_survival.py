@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -391,6 +392,21 @@ def test_a_bus_that_dies_and_comes_back_finds_the_daemon_again(
     assert daemon.process is not None
     assert daemon.process.poll() is None
     assert daemon.fds <= fds
+
+
+def test_a_daemon_that_waits_for_a_bus_stops_when_told(broker: Broker, daemon: Daemon) -> None:
+    @story
+    async def is_there(daemon: Daemon, client: Client) -> None:
+        assert await client.call(*MANAGER, "ListVMs") == []
+
+    is_there(daemon)
+    broker.kill()
+    deadline = time.monotonic() + TIMEOUT
+    while "The bus hung up" not in daemon.messages.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+    assert daemon.stop() == 0
 
 
 @story
