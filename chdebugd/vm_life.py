@@ -71,6 +71,7 @@ class VmLife:
         self._exit_cost = exit_cost
         self._awaits_entry: Done | None = None
         self._awaits_end: list[Done] = []
+        self._switched_off: Outcome | None = None
         self._recent_resets: deque[float] = deque(maxlen=RESETS_WATCHED)
         loop.add_reader(self._ended_eventfd, self._machine_ended)
 
@@ -168,6 +169,7 @@ class VmLife:
 
     def _switch_off(self, result: Result, sentence: str) -> None:
         if self._machine is not None:
+            self._switched_off = Outcome(result, sentence)
             self._machine.end(result, sentence)
         else:
             self._end(Outcome(result, sentence))
@@ -257,11 +259,14 @@ class VmLife:
         assert machine.outcome is not None
         self._halt_watch.end()
         self._entries.stall()
-        if machine.outcome.result == Result.RESET and self.status.state != State.STOPPING:
-            self._next_boot(machine.outcome)
+        outcome = machine.outcome
+        if outcome.result == Result.RESET and self._switched_off:
+            outcome = self._switched_off  # it came while the guest's reset was not heard yet
+        if outcome.result == Result.RESET and self.status.state != State.STOPPING:
+            self._next_boot(outcome)
         else:
             self._loop.cancel("stop")
-            self._end(machine.outcome)
+            self._end(outcome)
 
     def _next_boot(self, outcome: Outcome) -> None:
         self._about_start.pop("REQUESTED_NSEC", None)
