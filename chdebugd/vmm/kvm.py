@@ -253,9 +253,10 @@ class VcpuFd(_Fd):
         lib.chd_vcpu_give_up(self._c)
 
     def time_exits(self, count: int, budget_nsec: int) -> list[int] | None:
-        """Nanoseconds between exits of writes to port 0x80, at most `count` of them.
+        """Nanoseconds between exits of writes to port 0x80: one, or as many as the budget lets.
 
-        None where the guest left by another way: its writes to the port do not come out.
+        At most `count`; the budget begins with the first exit. None where the guest left by
+        another way: its writes to the port do not come out.
         """
         nsec = ffi.new("uint32_t[]", count)
         noted = lib.chd_vcpu_time_exits(self._c, nsec, count, budget_nsec)
