@@ -8,9 +8,11 @@ import fcntl
 import logging
 import os
 import signal
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from chdebugd import log as log_setup
 from chdebugd.bus_dbus import Bus, CallError
@@ -29,6 +31,7 @@ from chdebugd.systemd_dbus import JOURNALD_PATH, SystemdLauncher, main_pid
 from chdebugd.systemd_notify import notify, watchdog_usec
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 BUS_NAME = "org.chdebugd1"
 RECONNECT = 1.0  # seconds between two looks for a bus that is gone
 FLUSH_TIMEOUT = 1.0  # seconds that a bus which lags may take for the last signals
@@ -62,10 +65,13 @@ async def run(settings: Settings) -> int:
     _lock(settings.runtime_dir)
     stop = _watch_stop()
     children = ChildLauncher(settings.runtime_dir)
-    bus = await _connect(settings.bus)
     _ping_watchdog()
-    while True:
-        manager, watcher = await _open(bus, settings, limits, children)
+    bus = await _unless(stop, _connect(settings.bus))
+    while bus is not None:
+        opened = await _unless(stop, _open(bus, settings, limits, children))
+        if opened is None:
+            break
+        manager, watcher = opened
         if not await _hangs_up(bus, stop):
             await _close(bus, watcher)
             manager.close()
@@ -77,10 +83,9 @@ async def run(settings: Settings) -> int:
         log.error("The bus hung up; VMs run on, and the next chdebugd finds them")
         if _is_unit(settings):
             return 1
-        again = await _connect_again(settings.bus, stop)
-        if again is None:
-            return 0
-        bus = again
+        bus = await _unless(stop, _connect_again(settings.bus))
+    notify("STOPPING=1")
+    return 0
 
 
 def _lock(runtime_dir: Path) -> None:
@@ -136,15 +141,13 @@ async def _connect(address: str | None) -> Bus:
     return bus
 
 
-async def _connect_again(address: str | None, stop: asyncio.Event) -> Bus | None:
-    """As soon as there is a bus again; None where a signal to stop comes first."""
-    while not stop.is_set():
+async def _connect_again(address: str | None) -> Bus:
+    """As soon as there is a bus again."""
+    while True:
         try:
             return await _connect(address)
         except StartupError:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), RECONNECT)
-    return None
+            await asyncio.sleep(RECONNECT)
 
 
 def _is_unit(settings: Settings) -> bool:
@@ -173,6 +176,19 @@ def _watch_stop() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+async def _unless(stop: asyncio.Event, step: Coroutine[Any, Any, T]) -> T | None:
+    """What `step` results in; None where a signal to stop comes first: a bus may never answer."""
+    going, stopped = asyncio.ensure_future(step), asyncio.create_task(stop.wait())
+    await asyncio.wait([going, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if going.done():
+        return going.result()
+    going.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await going
+    return None
 
 
 def _reload(manager: Manager) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -108,3 +109,32 @@ def test_the_daemon_comes_back_to_a_new_bus(writers: Writers) -> None:
     assert all(after[name] > before[name] for name in NAMES)
     assert all(get(container, name, "State") == "running" for name in NAMES)
     writers.close_account()
+
+
+def test_the_daemon_stops_while_its_bus_stands_still(writers: Writers) -> None:
+    """One that runs, and one that the bus does not let in; neither has to be killed."""
+    container = writers.container
+    with stopped(container, BUS):
+        container.run("systemctl", "stop", DAEMON)
+        first = result(container)
+        container.run("systemctl", "start", "--no-block", DAEMON)
+        wait_for(lambda: pid_of(container, DAEMON) != 0)
+        wait_for(lambda: heeds_sigterm(container, pid_of(container, DAEMON)))
+        container.run("systemctl", "stop", DAEMON)
+        second = result(container)
+    container.run("systemctl", "start", DAEMON)
+
+    assert (first, second) == ("success", "success")
+    writers.wait_for_marks()
+    writers.close_account()
+
+
+def result(container: Container) -> str:
+    """How the unit's last process ended."""
+    return container.run("systemctl", "show", "--property=Result", "--value", DAEMON).stdout.strip()
+
+
+def heeds_sigterm(container: Container, pid: int) -> bool:
+    """Whether it has a handler."""
+    status = container.get(f"/proc/{pid}/status").decode()
+    return bool(int(status.split("SigCgt:")[1].split()[0], 16) & 1 << (signal.SIGTERM - 1))

@@ -1,0 +1,96 @@
+"""The bus stands still while the daemon comes or leaves: whoever stops it need not wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from chdebugd.dbus_library import Variant
+from tests.dbus.conftest import (
+    MANAGER,
+    TIMEOUT,
+    Broker,
+    Client,
+    Daemon,
+    file_with,
+    story,
+    vm_pids,
+)
+from tests.guests import SLEEP, mark, rom
+
+pytestmark = pytest.mark.dbus
+SIGTERM_BIT = 1 << (signal.SIGTERM - 1)
+
+
+def wait_until_it_heeds_signals(daemon: Daemon) -> None:
+    """It has a handler for SIGTERM, and goes to the bus next."""
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status")
+    deadline = time.monotonic() + TIMEOUT
+    while not int(status.read_text().split("SigCgt:")[1].split()[0], 16) & SIGTERM_BIT:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_daemon_that_no_bus_lets_in_stops_when_told(broker: Broker, daemon: Daemon) -> None:
+    @story
+    async def is_there(daemon: Daemon, client: Client) -> None:
+        assert await client.call(*MANAGER, "ListVMs") == []
+
+    is_there(daemon)
+    os.kill(broker.pid, signal.SIGSTOP)
+
+    assert daemon.stop() == 0
+    daemon.start()
+    wait_until_it_heeds_signals(daemon)
+    assert daemon.stop() == 0
+
+
+@pytest.mark.kvm
+def test_a_daemon_that_waits_for_its_name_stops_when_told(broker: Broker, daemon: Daemon) -> None:
+    """The bus falls silent while the daemon waits for a VM process that does not greet it."""
+
+    @story
+    async def with_a_vm(daemon: Daemon, client: Client) -> None:
+        image = file_with(daemon.runtime_dir.parent, rom(mark(1) + SLEEP))
+        await client.start_vm("still", firmware=Variant("s", str(image)))
+
+    @story
+    async def is_back(daemon: Daemon, client: Client) -> None:
+        await client.wait_state("/org/chdebugd1/vm/still", "running")
+
+    with_a_vm(daemon)
+    daemon.stop()
+    [pid] = vm_pids(daemon.runtime_dir).values()
+    os.kill(pid, signal.SIGSTOP)
+    daemon.start()
+    wait_until_it_waits_for(pid, daemon)
+    os.kill(broker.pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGCONT)
+
+    assert daemon.stop() == 0
+    os.kill(broker.pid, signal.SIGCONT)
+    daemon.start()
+    is_back(daemon)
+
+
+def wait_until_it_waits_for(pid: int, daemon: Daemon) -> None:
+    """It holds a pidfd of that process, so it is connected to the bus and to the process."""
+    deadline = time.monotonic() + TIMEOUT
+    while not holds_pidfd(daemon, pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def holds_pidfd(daemon: Daemon, pid: int) -> bool:
+    assert daemon.process is not None
+    for info in Path(f"/proc/{daemon.process.pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if f"\nPid:\t{pid}\n" in info.read_text():
+                return True
+    return False
