@@ -24,6 +24,7 @@ from chdebugd.message_reader_dbus import MessageReader
 SERIAL_MAX = 0xFFFF_FFFF
 ROOM = 256 * 1024  # bytes in the queue; beyond them no further signals are made
 JOIN_LIMIT = 64 * 1024  # bytes that one send gathers
+NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
 
 
 Unsent = Callable[[int], None]
@@ -205,11 +206,11 @@ class Bus(MessageBus):
             async with asyncio.timeout(within):
                 reply = await self.call(message)
         except TimeoutError:
-            reply = None
+            raise CallError(NO_REPLY, f"no answer within {within:g} s") from None
         finally:
             self._method_return_handlers.pop(message.serial, None)
         if reply is None or reply.message_type == MessageType.ERROR:
-            name = reply.error_name if reply else "org.freedesktop.DBus.Error.NoReply"
+            name = reply.error_name if reply else NO_REPLY
             text = str(reply.body[0]) if reply and reply.body else name
             raise CallError(name, text)
         body: list[Any] = reply.body

@@ -51,7 +51,9 @@ class Authority:
             allowed = await self._ask_polkit(call, ACTION_PREFIX + action)
         except CallError as error:
             if error.name not in NO_POLKIT:
-                raise AccessDeniedError(f"polkit could not decide: {error}; try again") from None
+                raise AccessDeniedError(
+                    f"polkit could not decide: {error}; see systemctl status polkit, or ask as root"
+                ) from None
             allowed = action != OPEN_FILES and await _in_group(uid, credentials)
         if not allowed:
             remedy = REMEDY.get(action, f"join the group {GROUP}, or ask as root")
@@ -72,8 +74,19 @@ class Authority:
         return call.credentials
 
     async def _ask_polkit(self, call: Call, action: str) -> bool:
+        """With a dialog only where polkit needs one: one that hangs fails the question before."""
+        is_authorized, is_challenge = await self._check_authorization(call, action, 0, TIMEOUT)
+        if is_challenge and call.interactive:
+            is_authorized, _ = await self._check_authorization(
+                call, action, ALLOW_INTERACTION, DIALOG_TIMEOUT
+            )
+        return is_authorized
+
+    async def _check_authorization(
+        self, call: Call, action: str, flags: int, within: float
+    ) -> tuple[bool, bool]:
+        """Whether the caller may, and whether a dialog could still tell (polkit(8))."""
         subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
-        flags = ALLOW_INTERACTION if call.interactive else 0
         message = Message(
             destination="org.freedesktop.PolicyKit1",
             path="/org/freedesktop/PolicyKit1/Authority",
@@ -82,9 +95,8 @@ class Authority:
             signature="(sa{sv})sa{ss}us",
             body=[subject, action, {}, flags, ""],
         )
-        within = DIALOG_TIMEOUT if call.interactive else TIMEOUT
-        [[is_authorized, _, _]] = await self._bus.request(message, within=within)
-        return bool(is_authorized)
+        [[is_authorized, is_challenge, _]] = await self._bus.request(message, within=within)
+        return bool(is_authorized), bool(is_challenge)
 
 
 async def _in_group(uid: int, credentials: dict[str, Variant]) -> bool:

@@ -17,7 +17,8 @@ SERVICE = "org.freedesktop.systemd1.Service"
 JOURNALD_PATH = "/org/freedesktop/systemd1/unit/systemd_2djournald_2eservice"
 MATCH_JOBS = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
 SIGKILL = 9
-CALL_TIMEOUT = 25.0  # seconds
+CALL_TIMEOUT = 20.0  # seconds; callers of ours wait 25 s (sd_bus_set_method_call_timeout(3))
+KILL_TIMEOUT = 3.0  # seconds; a call that systemd takes up later does its work all the same
 NAME_TIMEOUT = 10.0  # seconds
 NAME_STEP = 0.05  # seconds
 JOB_TIMEOUT = 100.0  # seconds; longer than systemd itself waits for READY=1
@@ -82,7 +83,8 @@ class SystemdLauncher:
             ) from None
         except CallError as error:
             raise StartFailedError(
-                f"systemd did not start {unit}: {error}; see journalctl -u {unit}"
+                f"systemd did not start {unit}: {error}; see journalctl -u {unit}, and systemctl "
+                "status polkit, which systemd asks"
             ) from None
         finally:
             self._starting -= 1
@@ -117,14 +119,17 @@ class SystemdLauncher:
     async def kill(self, name: str) -> None:
         """SIGKILL to all of the unit, by stopping it; nothing where there is none."""
         try:
-            await self._call("KillUnit", "ssi", [unit_name(name), "all", SIGKILL])
+            unit = unit_name(name)
+            await self._call("KillUnit", "ssi", [unit, "all", SIGKILL], within=KILL_TIMEOUT)
         except CallError:
             return
 
     def ended(self, name: str) -> None:
         """systemd has seen it for itself."""
 
-    async def _call(self, member: str, signature: str, body: list[Any]) -> list[Any]:
+    async def _call(
+        self, member: str, signature: str, body: list[Any], within: float = CALL_TIMEOUT
+    ) -> list[Any]:
         return await self._bus.request(
             Message(
                 destination=SYSTEMD,
@@ -134,7 +139,7 @@ class SystemdLauncher:
                 signature=signature,
                 body=body,
             ),
-            within=CALL_TIMEOUT,
+            within=within,
         )
 
 

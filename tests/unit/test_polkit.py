@@ -11,7 +11,7 @@ import pytest
 from chdebugd.bus_dbus import Bus, CallError
 from chdebugd.dbus_library import Message, Variant
 from chdebugd.errors import AccessDeniedError
-from chdebugd.polkit_dbus import GROUP, OPEN_FILES, Authority
+from chdebugd.polkit_dbus import GROUP, OPEN_FILES, TIMEOUT, Authority
 from chdebugd.server_dbus import Call
 
 UID = 12345
@@ -25,7 +25,9 @@ class SmallBus:
         self._polkit = polkit
         self._credentials = {} if uid is None else {"UnixUserID": Variant("u", uid)}
         self._credentials["UnixGroupIDs"] = Variant("au", groups or [])
+        self.is_challenge = False
         self.limits: list[float | None] = []
+        self.flags: list[int] = []
 
     async def request(self, message: Message, *, within: float | None = None) -> list[Any]:
         self.limits.append(within)
@@ -33,7 +35,8 @@ class SmallBus:
             return [self._credentials]
         if isinstance(self._polkit, CallError):
             raise self._polkit
-        return [[self._polkit, False, {}]]
+        self.flags.append(message.body[3])
+        return [[self._polkit, self.is_challenge, {}]]
 
 
 def check(bus: SmallBus, action: str = "start-vm") -> None:
@@ -89,6 +92,23 @@ def test_every_question_has_a_limit_of_time() -> None:
 
     assert len(bus.limits) == 2
     assert all(bus.limits)
+
+
+@pytest.mark.parametrize(
+    ("interactive", "is_challenge", "flags"),
+    [(True, True, [0, 1]), (True, False, [0]), (False, True, [0])],
+)
+def test_polkit_may_take_the_time_of_a_dialog_only_once_it_wants_one(
+    interactive: bool, is_challenge: bool, flags: list[int]
+) -> None:
+    bus = SmallBus(False)
+    bus.is_challenge = is_challenge
+
+    with pytest.raises(AccessDeniedError):
+        asyncio.run(Authority(cast(Bus, bus)).check(Call(":1.7", interactive, []), "start-vm"))
+
+    assert bus.flags == flags
+    assert bus.limits[1] == TIMEOUT
 
 
 def test_without_polkit_the_group_decides(monkeypatch: pytest.MonkeyPatch) -> None:
