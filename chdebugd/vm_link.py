@@ -16,14 +16,15 @@ import socket
 from pathlib import Path
 from typing import Any, Protocol
 
-from chdebugd.control import Channel, Message, Status, close_all, error_of
-from chdebugd.errors import NotRespondingError, StartFailedError
+from chdebugd.control import Channel, Message, Status, close_all, error_message, error_of
+from chdebugd.errors import ChdebugdError, NotRespondingError, StartFailedError
 
 log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT = 5.0  # seconds for what a VM process does at once
 BURST = 32  # messages that one turn of the loop takes
 GONE = "The process of VM '{0}' is gone; see journalctl -t chdebugd VM={0}"
+BROKEN = "The process of VM '{}' broke off the talk, and lives; see the VM's State, and call again"
 SILENT = (
     "The process of VM '{}' does not answer; it may be stopped or the host overloaded: "
     "wait, or kill it"
@@ -74,10 +75,11 @@ class VmLink:
     async def call(self, op: str, fds: list[int], *, within: float | None, **fields: Any) -> None:
         """One request, answered `within` so many seconds; None waits for ever.
 
-        Raises the error that the process answers, NotRespondingError or StartFailedError.
+        Raises the error that the process answers, StartFailedError where it is dead, and
+        NotRespondingError where it lives and does not answer.
         """
         if self._channel is None:
-            raise StartFailedError(GONE.format(self._name))
+            raise self._no_answer()
         self._last_id += 1
         request_id = self._last_id
         answer = self._answers[request_id] = asyncio.get_running_loop().create_future()
@@ -161,9 +163,14 @@ class VmLink:
             channel.close()
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_result({"error": "StartFailed", "message": GONE.format(self._name)})
+                answer.set_result(error_message(self._no_answer()))
         if not self.greeted.done():
             self.greeted.set_result(False)
+
+    def _no_answer(self) -> ChdebugdError:
+        if self.is_dead:
+            return StartFailedError(GONE.format(self._name))
+        return NotRespondingError(BROKEN.format(self._name))
 
     def close(self) -> None:
         """Let go; the process lives on. Twice is fine."""
