@@ -10,7 +10,7 @@ from dbus_next.aio import MessageBus
 
 async def start(name: str, firmware: str, log_file: str) -> int:
     bus = await MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True).connect()
-    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    flags = os.O_WRONLY | os.O_CREAT  # the daemon sees to it that all is appended
     message = Message(
         destination="org.chdebugd1",
         path="/org/chdebugd1",
@@ -18,7 +18,7 @@ async def start(name: str, firmware: str, log_file: str) -> int:
         member="StartVM",
         signature="sa{sv}",
         body=[name, {"firmware": Variant("h", 0), "log-file": Variant("h", 1)}],
-        unix_fds=[os.open(firmware, os.O_RDONLY), os.open(log_file, append)],
+        unix_fds=[os.open(firmware, os.O_RDONLY), os.open(log_file, flags)],
     )
     reply = await bus.call(message)
     print(*reply.body)

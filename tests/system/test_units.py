@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from container.container import MANAGER, Container
 
 from tests.guests import SLEEP, mark
 from tests.system.conftest import call_vm, get, guest, wait_for, wait_state
 
+HAND_OVER = Path(__file__).with_name("hand_over.py")
 UNITS = ("chdebugd.service", "chdebugd-vm@.service")
 
 
@@ -102,6 +105,56 @@ def test_logrotate_turns_the_log_files(container: Container) -> None:
     files = container.run("ls", "/var/log/chdebugd").stdout.split()
     assert "old.log.1" in files
     assert container.run("systemctl", "is-failed", "chdebugd", check=False).stdout == "active\n"
+
+
+SAYS_IT = (
+    b"\xba\x02\x04"  # mov $0x402, %dx
+    + b"".join(
+        bytes([0xB0, byte])  # mov $byte, %al
+        + b"\xee"  # out %al, %dx
+        for byte in b"text\n"
+    )
+    + mark(0x41)
+    + SLEEP
+)
+CUT = """/tmp/cut.log /var/log/chdebugd/cut.log /var/log/chdebugd/cut.text {
+	copytruncate
+	rotate 8
+	su root root
+}
+"""
+
+
+@pytest.mark.kvm
+def test_logrotate_cuts_files_in_place_that_it_cannot_have_opened_anew(
+    container: Container,
+) -> None:
+    """Log and text files, and one that a member handed over; none gets a hole."""
+    container.run("apt-get", "install", "--yes", "logrotate")
+    container.user("cutter", "chdebugd")
+    firmware = guest(container, "cut", SAYS_IT)
+    container.start_vm(
+        "cut", firmware, ("log-file", "s", "cut.log"), ("firmware-debug", "s", "file:cut.text")
+    )
+    arguments = ["cut_theirs", firmware[2], "/tmp/cut.log"]
+    container.run("/usr/bin/python3", "-", *arguments, user="cutter", stdin=HAND_OVER.read_text())
+    container.put("/root/cut.conf", CUT.encode())
+    files = {"/var/log/chdebugd/cut.log": b"0x41", "/tmp/cut.log": b"0x41"}
+    files["/var/log/chdebugd/cut.text"] = b"text\n"
+
+    for turn in range(1, 4):
+        for path, text in files.items():
+            wait_for(lambda path=path, text=text: container.get(path).count(text) == 1)  # type: ignore[misc]
+        written = {path: container.get(path) for path in files}
+        container.run("logrotate", "--force", "--state=/root/cut.state", "/root/cut.conf")
+        assert [container.get(path) for path in files] == [b"", b"", b""]
+        assert {path: container.get(f"{path}.1") for path in files} == written
+        assert all(b"\0" not in text for text in written.values())
+        for vm in ("cut", "cut_theirs"):
+            call_vm(container, vm, "Reset")
+            wait_for(lambda vm=vm, turn=turn: get(container, vm, "BootCount") == str(turn + 1))  # type: ignore[misc]
+    for vm in ("cut", "cut_theirs"):
+        call_vm(container, vm, "Kill")
 
 
 @pytest.mark.kvm
