@@ -343,15 +343,15 @@ class Manager:
             return
         try:
             vm.connect(self._directories.socket_of(vm.name))
-        except NotRespondingError:
-            asyncio.get_running_loop().call_later(RECONNECT, self._meet, vm)
-        except OSError:
+        except (FileNotFoundError, ConnectionRefusedError, ProcessLookupError):
             self._directories.remove_socket(vm.name)
             self._records.take_last_words(vm)
             if vm.state == State.CREATED:
                 self._forget(vm)
             else:
                 self.process_gone(vm)
+        except (NotRespondingError, OSError):  # or this process may open no more files
+            asyncio.get_running_loop().call_later(RECONNECT, self._meet, vm)
 
 
 def _doing(vm: VM) -> str:
