@@ -12,10 +12,13 @@ from chdebugd.trace.journal import MessageId
 from tests.system.conftest import wait_for
 from tests.system.faults import (
     DAEMON,
+    HERTZ,
     NAMES,
+    WRITER,
     Writers,
     entries,
     is_up,
+    journalled,
     kill,
     list_vms,
     log_codes,
@@ -81,7 +84,7 @@ def troubles(container: Container, name: str) -> list[dict[str, str]]:
 
 
 def test_a_full_run_harms_no_guest(writers: Writers) -> None:
-    """The daemon restarts and dies while it can write nothing there."""
+    """The daemon restarts, dies and starts a VM while it can write nothing there."""
     container = writers.container
     size = container.run("findmnt", "--noheadings", "--output=SIZE", "--bytes", "/run").stdout
     container.run("mount", "-o", "remount,size=16M", "/run")
@@ -94,6 +97,8 @@ def test_a_full_run_harms_no_guest(writers: Writers) -> None:
             wait_for(lambda old=old: pid_of(container, DAEMON) not in (0, old))  # type: ignore[misc]
             wait_for(lambda: is_up(container))
             assert list_vms(container) == RUNNING
+        container.start_vm("amid", ("firmware", "s", WRITER))
+        wait_for(lambda: len(journalled(container, "amid")) > HERTZ // 4)
         writers.wait_for_marks()
     container.run("mount", "-o", f"remount,size={size.strip()}", "/run")
     container.start_vm("later")

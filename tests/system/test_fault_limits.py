@@ -11,7 +11,9 @@ import pytest
 from container.container import KVM, Container
 
 from tests.system.faults import (
+    DAEMON,
     NAMES,
+    WRITER,
     Writers,
     drop_in,
     is_up,
@@ -58,6 +60,21 @@ def test_what_the_host_lacks_is_named(writers: Writers, setting: str, says: str)
     writers.wait_for_marks()
     container.start_vm("later")
     assert list_vms(container)["later"] in ("running", "stopped")
+
+
+def test_a_daemon_without_descriptors_says_so(writers: Writers) -> None:
+    container = writers.container
+    pid = pid_of(container, DAEMON)
+    taken = {int(fd) for fd in container.run("ls", f"/proc/{pid}/fd").stdout.split()}
+    free = next(fd for fd in range(len(taken) + 1) if fd not in taken)
+    limit = ["prlimit", f"--pid={pid}"]
+    before = container.run(*limit, "--nofile", "--noheadings", "--output=SOFT").stdout.strip()
+    container.run(*limit, f"--nofile={free}:")
+    assert "Too many open files" in refusal(container, "firmware", "s", WRITER)
+    container.run(*limit, f"--nofile={before}:")
+    writers.wait_for_marks()
+    container.start_vm("later")
+    writers.close_account()
 
 
 @contextlib.contextmanager
