@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 ANSWER_TIMEOUT = 5.0  # seconds for what a VM process does at once
 BURST = 32  # messages that one turn of the loop takes
 GONE = "The process of VM '{0}' is gone; see journalctl -t chdebugd VM={0}"
-BROKEN = "The process of VM '{}' broke off the talk, and lives; see the VM's State, and call again"
+BROKEN = "The process of VM '{}' broke off the talk; see the VM's State, and call again"
 SILENT = (
     "The process of VM '{}' does not answer; it may be stopped or the host overloaded: "
     "wait, or kill it"
@@ -161,9 +161,6 @@ class VmLink:
         if channel is not None:
             asyncio.get_running_loop().remove_reader(channel)
             channel.close()
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_result(error_message(self._no_answer()))
         if not self.greeted.done():
             self.greeted.set_result(False)
 
@@ -175,6 +172,9 @@ class VmLink:
     def close(self) -> None:
         """Let go; the process lives on. Twice is fine."""
         self._hang_up()
+        for answer in self._answers.values():  # only now: one that dies hangs up first
+            if not answer.done():
+                answer.set_result(error_message(self._no_answer()))
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             asyncio.get_running_loop().remove_reader(pidfd)

@@ -101,7 +101,10 @@ async def test_text_that_nobody_takes_is_counted_and_told(daemon: Daemon, client
         lazy.sendall(b"!")
         await client.wait_state(path, "stopped")
 
-    (entry,) = daemon.journal.entries(MESSAGE_ID=MessageId.GUEST_TEXT.value)
+    def told() -> list[dict[str, str]]:
+        return daemon.journal.entries(MESSAGE_ID=MessageId.GUEST_TEXT.value)
 
+    await client.wait_for(lambda: bool(told()))
+    (entry,) = told()
     assert entry["PORT"] == "serial"
     assert 0 < int(entry["LOST_BYTES"]) < 0x4000
