@@ -191,6 +191,11 @@ class Bus(MessageBus):
             self._disconnect_future.set_result(None)
         super()._finalize(err)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended."""
+        return bool(self._disconnect_future.done())
+
     def close(self) -> None:
         """Close the descriptors of a connection that is over."""
         self._stream.close()
@@ -201,12 +206,16 @@ class Bus(MessageBus):
 
         An answer that takes longer than `within` seconds is the error NoReply.
         """
+        if self.is_over:  # nobody would answer, nor tell that
+            raise CallError(NO_REPLY, "the bus hung up")
         message.serial = self.next_serial()
         try:
             async with asyncio.timeout(within):
                 reply = await self.call(message)
         except TimeoutError:
             raise CallError(NO_REPLY, f"no answer within {within:g} s") from None
+        except (EOFError, OSError) as error:
+            raise CallError(NO_REPLY, f"the bus hung up: {error}") from None
         finally:
             self._method_return_handlers.pop(message.serial, None)
         if reply is None or reply.message_type == MessageType.ERROR:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chdebugd import log as log_setup
-from chdebugd.bus_dbus import Bus, CallError
+from chdebugd.bus_dbus import Bus, CallError, to_broker
 from chdebugd.control import VMS_DIR
 from chdebugd.dbus_library import NameFlag, RequestNameReply
 from chdebugd.files import FileOpener
@@ -68,17 +68,20 @@ async def run(settings: Settings) -> int:
     _ping_watchdog()
     bus = await _unless(stop, _connect(settings.bus))
     while bus is not None:
-        opened = await _unless(stop, _open(bus, settings, limits, children))
-        if opened is None:
-            break
-        manager, watcher = opened
-        if not await _hangs_up(bus, stop):
-            await _close(bus, watcher)
-            manager.close()
-            return 0
-        watcher.close()
-        bus.writer.give_up()
-        manager.close()
+        try:
+            opened = await _unless(stop, _open(bus, settings, limits, children))
+        except (CallError, StartupError):
+            if not bus.is_over:
+                raise
+        else:
+            if opened is None:
+                break
+            manager, watcher = opened
+            if not await _hangs_up(bus, stop):
+                await _close(bus, watcher)
+                manager.close()
+                return 0
+            _let_go(bus, manager, watcher)
         bus.close()
         log.error("The bus hung up; VMs run on, and the next chdebugd finds them")
         if _is_unit(settings):
@@ -121,11 +124,15 @@ async def _open(
     watcher.connect(server, manager)
     server.publish(MANAGER_PATH, ManagerFace(manager, authority))
     server.publish(LOG_CONTROL_PATH, LogControlFace())
-    await manager.adopt_all()
-    if _is_unit(settings):
-        manager.watch_journald(partial(main_pid, bus, JOURNALD_PATH))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, manager)
-    await _own_name(bus)
+    try:
+        await manager.adopt_all()
+        if _is_unit(settings):
+            manager.watch_journald(partial(main_pid, bus, JOURNALD_PATH))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, manager)
+        await _own_name(bus)
+    except BaseException:
+        _let_go(bus, manager, watcher)
+        raise
     watcher.open()
     notify(f"READY=1\nSTATUS={len(manager.vms)} VMs")
     return manager, watcher
@@ -166,8 +173,9 @@ async def _unit_launcher(bus: Bus) -> SystemdLauncher:
 
 async def _own_name(bus: Bus) -> None:
     """Last, as daemon(7) asks: callers that the bus holds back find everything in place."""
-    reply = await bus.request_name(BUS_NAME, NameFlag.DO_NOT_QUEUE)
-    if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER):
+    ask = to_broker("RequestName", "su", BUS_NAME, NameFlag.DO_NOT_QUEUE.value)
+    [reply] = await bus.request(ask)
+    if reply not in (RequestNameReply.PRIMARY_OWNER.value, RequestNameReply.ALREADY_OWNER.value):
         raise StartupError(f"{BUS_NAME} is owned by another process; stop that chdebugd first")
 
 
@@ -213,6 +221,13 @@ async def _hangs_up(bus: Bus, stop: asyncio.Event) -> bool:
     for each in waiting - {gone}:
         each.cancel()
     return stopped not in done
+
+
+def _let_go(bus: Bus, manager: Manager, watcher: BusWatcher) -> None:
+    """Of a bus that is over, and of all VMs: what it has not got, the next connection sends."""
+    watcher.close()
+    bus.writer.give_up()
+    manager.close()
 
 
 async def _close(bus: Bus, watcher: BusWatcher) -> None:

@@ -14,6 +14,7 @@ from chdebugd.dbus_library import Variant
 from tests.dbus.conftest import (
     MANAGER,
     TIMEOUT,
+    VM,
     Broker,
     Client,
     Daemon,
@@ -77,6 +78,36 @@ def test_a_daemon_that_waits_for_its_name_stops_when_told(broker: Broker, daemon
     os.kill(broker.pid, signal.SIGCONT)
     daemon.start()
     is_back(daemon)
+
+
+@pytest.mark.kvm
+def test_a_daemon_whose_bus_dies_before_it_has_its_name_waits_for_the_next(
+    broker: Broker, daemon: Daemon
+) -> None:
+    @story
+    async def with_a_vm(daemon: Daemon, client: Client) -> None:
+        image = file_with(daemon.runtime_dir.parent, rom(mark(1) + SLEEP))
+        await client.start_vm("still", firmware=Variant("s", str(image)))
+
+    @story
+    async def is_back(daemon: Daemon, client: Client) -> None:
+        path = "/org/chdebugd1/vm/still"
+        await client.wait_state(path, "running")
+        await client.call(path, VM, "Reset")
+        await client.wait_for(lambda: len(client.events(path)) == 1)
+
+    with_a_vm(daemon)
+    daemon.stop()
+    [pid] = vm_pids(daemon.runtime_dir).values()
+    os.kill(pid, signal.SIGSTOP)
+    daemon.start()
+    wait_until_it_waits_for(pid, daemon)
+    broker.kill()
+    os.kill(pid, signal.SIGCONT)
+    broker.start()
+
+    is_back(daemon)
+    assert daemon.stop() == 0
 
 
 def wait_until_it_waits_for(pid: int, daemon: Daemon) -> None:
