@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -34,8 +34,11 @@ NO_ANSWER = "org.chdebugd1.Error.NotResponding"
 
 def sockets(pid: int) -> int:
     """How many the process has open; one of them is its line to the daemon."""
-    fds = list(Path(f"/proc/{pid}/fd").iterdir())
-    return sum(os.readlink(fd).startswith("socket:") for fd in fds)
+    links = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(fd))
+    return sum(link.startswith("socket:") for link in links)
 
 
 async def outcome(client: Client, path: str, method: str) -> str:
