@@ -102,5 +102,7 @@ async def _load(playing: Stage) -> AsyncIterator[None]:
             await playing.call(*MANAGER, "ListVMs")
 
     asking = asyncio.create_task(ask())
-    yield
-    asking.cancel()
+    try:
+        yield
+    finally:
+        asking.cancel()

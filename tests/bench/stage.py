@@ -132,8 +132,10 @@ def _broker(place: Path) -> Any:
     ) as broker:
         assert broker.stdout is not None
         broker.stdout.readline()
-        yield f"unix:path={path}"
-        broker.kill()
+        try:
+            yield f"unix:path={path}"
+        finally:
+            broker.kill()
 
 
 @contextmanager
@@ -144,8 +146,10 @@ def _daemon(address: str, place: Path, journal: Path) -> Any:
     command += ["--runtime-dir", str(place / "run"), "--log-dir", str(place / "log")]
     command += ["--config", str(place / "none")]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}) as daemon:
-        yield daemon
-        daemon.kill()
+        try:
+            yield daemon
+        finally:
+            daemon.kill()
 
 
 async def _wait_for_name(bus: MessageBus) -> None:

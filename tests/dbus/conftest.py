@@ -96,8 +96,10 @@ def running_broker(directory: Path) -> Iterator[Broker]:
     directory.chmod(0o755)
     broker = Broker(directory)
     broker.start()
-    yield broker
-    broker.kill()
+    try:
+        yield broker
+    finally:
+        broker.kill()
 
 
 @pytest.fixture
@@ -231,12 +233,14 @@ def running_daemon(
     daemon = Daemon(address, directory / "run", directory / "log", journal, config)
     daemon.prefix = prefix or []
     daemon.start()
-    yield daemon
-    end_vm_processes(daemon.runtime_dir)
-    journal.close()
-    if daemon.process is not None and daemon.process.poll() is None:
-        daemon.stop(signal.SIGKILL)
-    print(daemon.messages.read_text())  # pytest shows it where the test failed
+    try:
+        yield daemon
+    finally:
+        end_vm_processes(daemon.runtime_dir)
+        journal.close()
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.stop(signal.SIGKILL)
+        print(daemon.messages.read_text())  # pytest shows it where the test failed
 
 
 @pytest.fixture

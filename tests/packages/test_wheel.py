@@ -49,8 +49,10 @@ def session_bus() -> Iterator[str]:
     command = ["dbus-daemon", "--session", "--nofork", "--print-address=1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as broker:
         assert broker.stdout is not None
-        yield broker.stdout.readline().strip()
-        broker.terminate()
+        try:
+            yield broker.stdout.readline().strip()
+        finally:
+            broker.terminate()
 
 
 @contextmanager
@@ -65,12 +67,14 @@ def daemon(installed: Path, address: str, place: Path) -> Iterator[None]:
     ]
     command += ["--runtime-dir", place / "run", "--log-dir", place]
     with subprocess.Popen(command) as process:
-        deadline = time.monotonic() + TIMEOUT
-        while "org.chdebugd1" not in busctl(address, "list", "--acquired"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield
-        process.terminate()
+        try:
+            deadline = time.monotonic() + TIMEOUT
+            while "org.chdebugd1" not in busctl(address, "list", "--acquired"):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield
+        finally:
+            process.terminate()
         assert process.wait(TIMEOUT) == 0
 
 

@@ -105,9 +105,11 @@ def calls_of_a_member(container: Container) -> Iterator[Calls]:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "\n"
-        yield Calls(process)
-        process.kill()
+        try:
+            assert process.stdout.readline() == "\n"
+            yield Calls(process)
+        finally:
+            process.kill()
 
 
 def assert_refused(answers: dict[str, tuple[str, str]], reason: str) -> None:
