@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -23,8 +22,9 @@ from chdebugd.journal_gaps import JournalGaps
 from chdebugd.journald_watch import JournaldWatch
 from chdebugd.launcher import Launcher
 from chdebugd.limits import Limits
+from chdebugd.log_rotation import reopen_log
 from chdebugd.options import LOGS, VmOptions, check_name
-from chdebugd.recovery import Recovery
+from chdebugd.recovery import Recovery, why_died
 from chdebugd.room import check_room
 from chdebugd.state import State
 from chdebugd.systemd_notify import forget_fd, store_fd
@@ -34,8 +34,6 @@ from chdebugd.vm_directories import VmDirectories
 from chdebugd.vm_records import Record, VmRecords
 from chdebugd.vm_starter import VmStarter
 from chdebugd.vmm.outcome import Result
-
-log = logging.getLogger(__name__)
 
 END_TIMEOUT = 2.0  # seconds for a process to end by itself after a start that failed
 FORMER_TIMEOUT = 10.0  # seconds that a start waits for the VM's last process
@@ -221,24 +219,7 @@ class Manager:
         for vm in list(self.vms.values()):
             for file in vm.files:
                 if file.role.role in LOGS and file.path and vm.has_process:
-                    self._spawn(self._reopen_log(vm, file.role.role, file.path))
-
-    async def _reopen_log(self, vm: VM, role: str, path: Path) -> None:
-        try:
-            fd = self._opener.open_log(path)
-        except ChdebugdError as error:
-            log.warning("VM '%s' keeps its old %s: %s", vm.name, role, error)
-            return
-        try:
-            if role == "log-file":
-                await vm.call("reopen-log", [fd])
-            else:
-                await vm.call("reopen-text", [fd], port=role)
-        except ChdebugdError as error:
-            log.warning("VM '%s' keeps its old %s: %s", vm.name, role, error)
-            close_all([fd])
-        else:
-            vm.change_log(role, fd)
+                    self._spawn(reopen_log(vm, file.role.role, file.path, self._opener))
 
     # What VMs tell
 
@@ -288,7 +269,7 @@ class Manager:
             return  # whoever started it knows by the answer
         died = not vm.has_ended
         if died:
-            vm.set_died(*_why_died(vm))
+            vm.set_died(*why_died(vm))
         self._spawn(self._take_over(vm, died))
 
     async def _take_over(self, vm: VM, died: bool) -> None:
@@ -356,17 +337,3 @@ class Manager:
 
 def _doing(vm: VM) -> str:
     return "being started" if vm.has_ended or vm.state == State.CREATED else str(vm.state)
-
-
-def _why_died(vm: VM) -> tuple[Result, str]:
-    """What the ring tells of the end of a process that could not speak."""
-    if vm.kill_requested:
-        return Result.KILLED, "Killed on request, with its process"
-    call = vm.ring.forbidden_call if vm.ring else None
-    if call is None:
-        return Result.PROCESS_DIED, "The VM process ended without saying why"
-    return (
-        Result.FORBIDDEN_CALL,
-        f"A guest's thread was ended at system call {call}, which its filter forbids; "
-        "suspect the guest, and report this as a bug",
-    )

@@ -14,7 +14,7 @@ from chdebugd.trace.journal_reader import last_mark, last_sequence, wait_for_tak
 from chdebugd.trace.ring import CAPACITY, Reader, Ring
 from chdebugd.trace.sinks import JournalSink, LogSink, Progress
 from chdebugd.vm import VM
-from chdebugd.vmm.outcome import GOOD
+from chdebugd.vmm.outcome import GOOD, Result
 
 RETRY = 0.1  # seconds until a journald without a socket is tried again
 JOURNAL_TIMEOUT = 60.0  # seconds for journald to show an entry that it has taken
@@ -197,3 +197,17 @@ async def _wait_writable(journal: Journal) -> None:
     finally:
         loop.remove_writer(fd)
         close_all([fd])
+
+
+def why_died(vm: VM) -> tuple[Result, str]:
+    """What the ring tells of the end of a process that could not speak."""
+    if vm.kill_requested:
+        return Result.KILLED, "Killed on request, with its process"
+    call = vm.ring.forbidden_call if vm.ring else None
+    if call is None:
+        return Result.PROCESS_DIED, "The VM process ended without saying why"
+    return (
+        Result.FORBIDDEN_CALL,
+        f"A guest's thread was ended at system call {call}, which its filter forbids; "
+        "suspect the guest, and report this as a bug",
+    )
