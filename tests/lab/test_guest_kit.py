@@ -5,10 +5,7 @@ What GRUB, initramfs-tools and systemd's targets mark is in test_boot_ways and t
 
 from __future__ import annotations
 
-import base64
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -18,93 +15,102 @@ from tests.lab.installed import PACKAGES
 from tests.lab.outer import OuterMachine
 
 MIB = 1 << 20
-KIT = Path(__file__).parents[2] / "packaging/guest"
 ARCHIVE, INITRAMFS, INITRAMFS_END = 0x48, 0x48, 0x4F
 TARGETS = [0x61, 0x62, 0x64]
 PROGRAM = [0x80, 0x81, 0x82]
 NETWORK_ONLINE, READY, MODULE, PANIC = 0x63, 0x70, 0x42, 0x5F
 OWN_UNIT = 0x72
-BY_DEVICE, BY_PROGRAM, NEVER = 0x83, 0x84, 0x85
+BY_DEVICE, BY_PARAMETER, BY_PROGRAM, NEVER = 0x83, 0x84, 0x85, 0x86
+SCRIPT = "sh /usr/lib/chdebugd-guest/chdebug-mark.sh"
+# A unit that is wanted by what was started may come after `systemctl start` is done.
 JOB = f"""
-{commands("lab-guest")[0]}
+wait_active() {{ until systemctl is-active --quiet "$1"; do sleep 1; done; }}
+{commands("lab-guest")[1]}
 chdebug-mark 0x81
-sh /usr/lib/chdebugd-guest/chdebug-mark.sh 0x82
+{SCRIPT} 0x82
 
 printf '[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=true\\n' \\
     > /run/systemd/system/app.service
 systemctl daemon-reload
 systemctl enable --runtime chdebug-mark-ready@app.service
 systemctl start app.service
+wait_active chdebug-mark-ready@app.service
 systemctl start chdebug-mark@{OWN_UNIT:#x}.service
 systemctl start chdebug-mark@{OWN_UNIT:#x}.service
 systemctl enable --runtime chdebug-mark-network-online.service
 systemctl start network-online.target
+wait_active chdebug-mark-network-online.service
 
-base64 -d > /run/chdebug.ko <<'MODULE_ENDS'
-MODULE_TEXT
-MODULE_ENDS
-insmod /run/chdebug.ko
 printf '\\203' > /dev/chdebug
+modprobe --remove chdebug
+modprobe chdebug on_load={BY_PARAMETER:#x}
+cd /sys/module/chdebug/parameters
+echo "parameters: $(cat on_load on_panic | tr '\\n' ' ')"
 echo integrity > /sys/kernel/security/lockdown
 chdebug-mark {BY_PROGRAM:#x}
-rm /dev/chdebug
-chdebug-mark {NEVER:#x} 2>&1 || echo "status of the program: $?"
-sh /usr/lib/chdebugd-guest/chdebug-mark.sh {NEVER:#x} 2>&1 || echo "status of the script: $?"
 echo c > /proc/sysrq-trigger
+"""
+LOCKED_JOB = f"""
+chdebug-mark {NEVER:#x} 2>&1 || echo "status of the program: $?"
+{SCRIPT} {NEVER:#x} 2>&1 || echo "status of the script: $?"
+modprobe chdebug 2>&1 || echo "status of modprobe: $?"
+journalctl -q -b -o cat -u 'chdebug-mark-*' | sed -n 's/^chdebug-mark:/by unit:/p'
+systemctl --failed --plain --no-legend | sed 's/^/failed: /'
+systemctl --no-block poweroff
 """
 
 
-def module_for(release: str, place: Path) -> str:
-    """The module built for this kernel, as text."""
-    headers = Path("/lib/modules", release, "build")
-    if not headers.exists():
-        install = ["apt-get", "install", "-q", "-y", f"linux-headers-{release}"]
-        subprocess.run(install, check=True, capture_output=True)
-    subprocess.run(["cp", "-r", KIT / "kernel", place], check=True)
-    build: list[str | Path] = ["make", "--silent", "-C", place / "kernel", f"KDIR={headers}"]
-    subprocess.run(build, check=True, capture_output=True)
-    module = place / "kernel/chdebug.ko"
-    subprocess.run(["strip", "--strip-debug", module], check=True)
-    return base64.encodebytes(module.read_bytes()).decode()
-
-
 @pytest.fixture(scope="module")
-def kit(
-    outer: OuterMachine,
-    module_guest: Callable[[str], Guest],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Guest:
-    """A guest that did the whole job and then panicked; its initrd was made elsewhere."""
+def initrd(outer: OuterMachine) -> str:
+    """Another machine's initrd with the kit's archive behind it."""
     outer.run(f"dpkg-deb --extract {PACKAGES}/chdebugd-guest_*.deb /srv/kit")
     append = "/srv/kit/usr/lib/chdebugd-guest/append-mark"
     outer.run(f"{append} {IMAGES}/initrd-generic {IMAGES}/marked-initrd")
-    release = outer.run("uname -r").strip()
-    module = module_for(release, tmp_path_factory.mktemp("module"))
-    vm = module_guest("kit")
+    return f"{IMAGES}/marked-initrd"
+
+
+def start(vm: Guest, initrd: str, words: str, job: str) -> None:
+    """Boot it with these words for the kernel."""
     vm.start(
         kernel=f"{IMAGES}/vmlinuz-generic",
-        initrd=f"{IMAGES}/marked-initrd",
-        cmdline="rdinit=/chdebug-init root=/dev/vda1 ro quiet panic=0",
+        initrd=initrd,
+        cmdline=f"rdinit=/chdebug-init root=/dev/vda1 ro quiet {words}",
         memory=512 * MIB,
         serial="journal",
         code_map="chdebugd-guest",
-        disks=[
-            {"path": f"{IMAGES}/disk.img"},
-            vm.put_job(JOB.replace("MODULE_TEXT", module.strip())),
-        ],
+        disks=[{"path": f"{IMAGES}/disk.img"}, vm.put_job(job)],
     )
+
+
+@pytest.fixture(scope="module")
+def kit(module_guest: Callable[[str], Guest], initrd: str) -> Guest:
+    """A guest that did the whole job and then panicked; it gave its disk back."""
+    vm = module_guest("kit")
+    start(vm, initrd, "panic=0 modules_load=chdebug", JOB)
     vm.wait_mark(PANIC)
+    vm.call("Kill")
+    vm.wait_state("stopped")
+    return vm
+
+
+@pytest.fixture(scope="module")
+def locked(module_guest: Callable[[str], Guest], initrd: str) -> Guest:
+    """A guest whose kernel was locked down from the beginning; it is off."""
+    vm = module_guest("locked")
+    start(vm, initrd, "panic=-1 lockdown=integrity", LOCKED_JOB)
+    vm.wait_state("stopped")
     return vm
 
 
 def test_all_marks_come_in_their_order(kit: Guest) -> None:
     by_units = [READY, OWN_UNIT, OWN_UNIT, NETWORK_ONLINE]
-    by_module = [MODULE, BY_DEVICE, BY_PROGRAM, PANIC]
+    by_module = [BY_DEVICE, BY_PARAMETER, BY_PROGRAM, PANIC]
 
     assert [mark.code for mark in kit.marks()] == [
         ARCHIVE,
         INITRAMFS,
         INITRAMFS_END,
+        MODULE,
         *TARGETS,
         *PROGRAM,
         *by_units,
@@ -112,11 +118,23 @@ def test_all_marks_come_in_their_order(kit: Guest) -> None:
     ]
 
 
-def test_lockdown_is_told_with_the_next_step(kit: Guest) -> None:
-    text = kit.text()
+def test_the_modules_parameters_can_be_read(kit: Guest) -> None:
+    assert f"parameters: {BY_PARAMETER} {PANIC}" in kit.text()
+
+
+def test_a_locked_down_boot_goes_on_without_its_marks(locked: Guest) -> None:
+    assert locked.marks() == []
+    assert [line for line in locked.text() if line.startswith("failed: ")] == []
+
+
+def test_lockdown_is_told_with_the_next_step(locked: Guest) -> None:
+    text = locked.text()
 
     assert "status of the program: 1" in text
     assert "status of the script: 1" in text
-    said = [line for line in text if line.startswith("chdebug-mark: ")]
-    assert len(said) == 1
-    assert "locked down (Secure Boot)" in said[0]
+    assert "status of modprobe: 1" in text
+    said = [line for line in text if line.startswith(("chdebug-mark: ", "by unit: "))]
+    assert len(said) == 1 + len(TARGETS)
+    for line in said:
+        assert "locked down (Secure Boot)" in line
+        assert "load the module chdebug, signed" in line
