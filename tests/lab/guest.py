@@ -15,6 +15,7 @@ BOOT_TIMEOUT = 1200  # seconds for anything that a boot must reach on a busy mac
 CALL_TIMEOUT = 1000  # seconds; Stop answers when the guest is down
 IMAGES = "/var/lib/chdebugd/lab"  # of all file systems, the service may write this one only
 SERVICE = "org.chdebugd1"
+MANAGER = (SERVICE, "/org/chdebugd1", "org.chdebugd1.Manager")
 SECTOR = 512
 # kB of all mappings but those as large as guest memory, which is 64 MiB and more.
 PROCESS_MEMORY = """
@@ -68,11 +69,21 @@ class Guest:
     def start(self, **options: object) -> None:
         """StartVM with these options; `_` in a key stands for `-`."""
         given = {key.replace("_", "-"): value for key, value in options.items()}
-        # A start may take a minute, and a starved emulated disk may need that for an image alone.
-        images = [str(given[key]) for key in ("kernel", "initrd") if key in given]
+        self._read_once(*(str(given[key]) for key in ("kernel", "initrd") if key in given))
+        words = ["StartVM", "sa{sv}", self.name, *dictionary(given)]
+        self._path = self._busctl("call", *MANAGER, *words)
+
+    def boot(self, kernel: str, initrd: str, *words: str) -> None:
+        """Started by `chdebugctl boot`, which hands files over: a tap comes in no other way."""
+        self._read_once(kernel, initrd)
+        command = ["chdebugctl", "boot", "--detach", f"--name={self.name}"]
+        command += [f"--kernel={kernel}", f"--initramfs={initrd}", *words]
+        self._outer.run(shlex.join(command), timeout=CALL_TIMEOUT)
+        self._path = self._busctl("call", *MANAGER, "GetVM", "s", self.name)
+
+    def _read_once(self, *images: str) -> None:
+        """A start may take a minute, and a starved emulated disk may need that for one image."""
         self._outer.run(shlex.join(["cat", "/dev/null", *images]) + " > /dev/null", timeout=600)
-        manager = [SERVICE, "/org/chdebugd1", "org.chdebugd1.Manager", "StartVM", "sa{sv}"]
-        self._path = self._busctl("call", *manager, self.name, *dictionary(given))
 
     def call(self, method: str, *arguments: str) -> None:
         """A method of the VM."""
@@ -101,23 +112,23 @@ class Guest:
         command = ["journalctl", "-t", "chdebugd", f"VM={self.name}", "-o", "json", "--no-pager"]
         return shlex.join([*command, *words])
 
-    def wait_mark(self, code: int) -> None:
-        """Until this code is in the journal."""
-        self._wait(f'"CODE":"{code:#x}"')
+    def wait_mark(self, code: int, timeout: int = BOOT_TIMEOUT) -> None:
+        """Until this code is in the journal, at most so many seconds."""
+        self._wait(f'"CODE":"{code:#x}"', timeout)
 
-    def wait_text(self, text: str) -> None:
-        """Until the guest's serial line says this."""
-        self._wait(text)
+    def wait_text(self, text: str, timeout: int = BOOT_TIMEOUT) -> None:
+        """Until the guest's serial line says this, at most so many seconds."""
+        self._wait(text, timeout)
 
     def wait_state(self, state: str) -> None:
         """Until the journal tells of this state."""
         self._wait(f"VM '{self.name}' is {state}")
 
-    def _wait(self, pattern: str) -> None:
+    def _wait(self, pattern: str, timeout: int = BOOT_TIMEOUT) -> None:
         """Until an entry matches; raises LabError with all entries when it never comes."""
         ended = f"VM '{self.name}' is (stopped|failed)"
         follow = self._journal("-f", "-n", "all")
-        done = self._outer.follow(follow, f"{pattern}|{ended}", BOOT_TIMEOUT)
+        done = self._outer.follow(follow, f"{pattern}|{ended}", timeout)
         if done.code != 0 or not re.search(pattern, done.output.splitlines()[-1]):
             story = self._outer.run(f"journalctl -t chdebugd VM={self.name} --no-pager")
             raise LabError(f"VM {self.name} never came to {pattern}; its journal:\n{story}")
