@@ -37,6 +37,20 @@ ip link set $interface up
 """
 
 
+def test_the_initrd_of_dracut(guest: Callable[[str], Guest]) -> None:
+    vm = guest("dracut")
+    vm.start(
+        kernel=f"{IMAGES}/vmlinuz-cloud",
+        initrd=f"{IMAGES}/dracut-initrd-cloud",
+        cmdline=CMDLINE,
+        serial="journal",
+        disks=[{"path": f"{IMAGES}/disk.img"}, vm.put_job("true")],
+    )
+    vm.wait_mark(KIT[-1])
+
+    assert [mark.code for mark in vm.marks()] == KIT
+
+
 @pytest.fixture(scope="module")
 def with_network(outer: OuterMachine, module_guest: Callable[[str], Guest]) -> Guest:
     """A guest that found its network, answers in it, and asked through it."""
@@ -56,6 +70,7 @@ def with_network(outer: OuterMachine, module_guest: Callable[[str], Guest]) -> G
         f"tap={TAP},mac={MAC}",
     )
     vm.wait_text("job ended with")
+    vm.wait_mark(KIT[-1])
     return vm
 
 
@@ -69,17 +84,3 @@ def test_a_tap_carries_traffic_both_ways(outer: OuterMachine, with_network: Gues
     assert f"mac: {MAC}" in text
     assert "echoed: all" in text
     assert outer.run(ASK.replace("ADDRESS", INSIDE), timeout=600) == "echoed: all\n"
-
-
-def test_the_initrd_of_dracut(guest: Callable[[str], Guest]) -> None:
-    vm = guest("dracut")
-    vm.start(
-        kernel=f"{IMAGES}/vmlinuz-cloud",
-        initrd=f"{IMAGES}/dracut-initrd-cloud",
-        cmdline=CMDLINE,
-        serial="journal",
-        disks=[{"path": f"{IMAGES}/disk.img"}, vm.put_job("true")],
-    )
-    vm.wait_text("job ended with")
-
-    assert [mark.code for mark in vm.marks()] == KIT
