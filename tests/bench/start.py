@@ -18,7 +18,7 @@ from tests.bench.stage import ROOT, stage
 from tests.guests import SLEEP, mark, rom
 
 GUEST = rom(mark(0x40) + SLEEP)
-INSIDE = "/root/first_mark.py"
+INSIDE = "/srv/first_mark.py"
 CALLER = Path(__file__).with_name("first_mark.py")
 
 

@@ -57,20 +57,10 @@ def test_a_daemon_that_waits_for_its_name_stops_when_told(broker: Broker, daemon
     """The bus falls silent while the daemon waits for a VM process that does not greet it."""
 
     @story
-    async def with_a_vm(daemon: Daemon, client: Client) -> None:
-        image = file_with(daemon.runtime_dir.parent, rom(mark(1) + SLEEP))
-        await client.start_vm("still", firmware=Variant("s", str(image)))
-
-    @story
     async def is_back(daemon: Daemon, client: Client) -> None:
         await client.wait_state("/org/chdebugd1/vm/still", "running")
 
-    with_a_vm(daemon)
-    daemon.stop()
-    [pid] = vm_pids(daemon.runtime_dir).values()
-    os.kill(pid, signal.SIGSTOP)
-    daemon.start()
-    wait_until_it_waits_for(pid, daemon)
+    pid = start_beside_a_vm_that_stands_still(daemon)
     os.kill(broker.pid, signal.SIGSTOP)
     os.kill(pid, signal.SIGCONT)
 
@@ -85,29 +75,36 @@ def test_a_daemon_whose_bus_dies_before_it_has_its_name_waits_for_the_next(
     broker: Broker, daemon: Daemon
 ) -> None:
     @story
-    async def with_a_vm(daemon: Daemon, client: Client) -> None:
-        image = file_with(daemon.runtime_dir.parent, rom(mark(1) + SLEEP))
-        await client.start_vm("still", firmware=Variant("s", str(image)))
-
-    @story
     async def is_back(daemon: Daemon, client: Client) -> None:
         path = "/org/chdebugd1/vm/still"
         await client.wait_state(path, "running")
         await client.call(path, VM, "Reset")
         await client.wait_for(lambda: len(client.events(path)) == 1)
 
-    with_a_vm(daemon)
-    daemon.stop()
-    [pid] = vm_pids(daemon.runtime_dir).values()
-    os.kill(pid, signal.SIGSTOP)
-    daemon.start()
-    wait_until_it_waits_for(pid, daemon)
+    pid = start_beside_a_vm_that_stands_still(daemon)
     broker.kill()
     os.kill(pid, signal.SIGCONT)
     broker.start()
 
     is_back(daemon)
     assert daemon.stop() == 0
+
+
+@story
+async def with_a_vm(daemon: Daemon, client: Client) -> None:
+    image = file_with(daemon.runtime_dir.parent, rom(mark(1) + SLEEP))
+    await client.start_vm("still", firmware=Variant("s", str(image)))
+
+
+def start_beside_a_vm_that_stands_still(daemon: Daemon) -> int:
+    """A daemon that waits for the greeting of a stopped VM process, whose id is returned."""
+    with_a_vm(daemon)
+    daemon.stop()
+    [pid] = vm_pids(daemon.runtime_dir).values()
+    os.kill(pid, signal.SIGSTOP)
+    daemon.start()
+    wait_until_it_waits_for(pid, daemon)
+    return pid
 
 
 def wait_until_it_waits_for(pid: int, daemon: Daemon) -> None:

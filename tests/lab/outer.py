@@ -49,8 +49,8 @@ def processors() -> list[str]:
     # TCG hides XSETBV from a hypervisor in it, so guests would see an XSAVE area of a wrong size;
     # without XSAVE there must be no AVX, and Linux's AES code asks for both by the name of AES.
     processor = "max,+svm,-xsave,-avx,-avx2,-aes,-pclmulqdq,-la57"
-    # One: TCG may lose what one processor writes into code that another is just running. Kernels
-    # patch theirs behind an INT3, and in every tenth boot of a guest one ran into it for ever.
+    # One: TCG may lose what one processor writes into code that another is just running. With two,
+    # 3 of 35 boots of a guest hung, one of them in the INT3 behind which a kernel patches itself.
     return ["-accel", "tcg,tb-size=1024", "-cpu", processor, "-smp", "1"]
 
 

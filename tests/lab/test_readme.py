@@ -6,7 +6,7 @@ from tests.docs.fences import commands
 from tests.lab.installed import PACKAGES
 from tests.lab.outer import OuterMachine
 
-PLACE = "/root/readme"
+PLACE = "/srv/readme"
 
 
 def test_the_boot_of_the_hosts_own_kernel_is_measured_and_drawn(outer: OuterMachine) -> None:

@@ -138,7 +138,7 @@ def test_logrotate_cuts_files_in_place_that_it_cannot_have_opened_anew(
     )
     arguments = ["cut_theirs", firmware[2], "/tmp/cut.log"]
     container.run("/usr/bin/python3", "-", *arguments, user="cutter", stdin=HAND_OVER.read_text())
-    container.put("/root/cut.conf", CUT.encode())
+    container.put("/srv/cut.conf", CUT.encode())
     files = {"/var/log/chdebugd/cut.log": b"0x41", "/tmp/cut.log": b"0x41"}
     files["/var/log/chdebugd/cut.text"] = b"text\n"
 
@@ -146,7 +146,7 @@ def test_logrotate_cuts_files_in_place_that_it_cannot_have_opened_anew(
         for path, text in files.items():
             wait_for(lambda path=path, text=text: container.get(path).count(text) == 1)  # type: ignore[misc]
         written = {path: container.get(path) for path in files}
-        container.run("logrotate", "--force", "--state=/root/cut.state", "/root/cut.conf")
+        container.run("logrotate", "--force", "--state=/srv/cut.state", "/srv/cut.conf")
         assert [container.get(path) for path in files] == [b"", b"", b""]
         assert {path: container.get(f"{path}.1") for path in files} == written
         assert all(b"\0" not in text for text in written.values())
