@@ -21,6 +21,20 @@ JOURNAL_TIMEOUT = 60.0  # seconds for journald to show an entry that it has take
 LOG_TAIL = 256 * 1024  # bytes: more than a batch of log lines
 
 
+def why_died(vm: VM) -> tuple[Result, str]:
+    """What the ring tells of the end of a process that could not speak."""
+    if vm.kill_requested:
+        return Result.KILLED, "Killed on request, with its process"
+    call = vm.ring.forbidden_call if vm.ring else None
+    if call is None:
+        return Result.PROCESS_DIED, "The VM process ended without saying why"
+    return (
+        Result.FORBIDDEN_CALL,
+        f"A guest's thread was ended at system call {call}, which its filter forbids; "
+        "suspect the guest, and report this as a bug",
+    )
+
+
 class Recovery:
     """Takes over both lasting sinks of a ring whose writers are all dead."""
 
@@ -197,17 +211,3 @@ async def _wait_writable(journal: Journal) -> None:
     finally:
         loop.remove_writer(fd)
         close_all([fd])
-
-
-def why_died(vm: VM) -> tuple[Result, str]:
-    """What the ring tells of the end of a process that could not speak."""
-    if vm.kill_requested:
-        return Result.KILLED, "Killed on request, with its process"
-    call = vm.ring.forbidden_call if vm.ring else None
-    if call is None:
-        return Result.PROCESS_DIED, "The VM process ended without saying why"
-    return (
-        Result.FORBIDDEN_CALL,
-        f"A guest's thread was ended at system call {call}, which its filter forbids; "
-        "suspect the guest, and report this as a bug",
-    )
