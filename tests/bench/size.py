@@ -40,6 +40,15 @@ def proportional_kib(pid: int, *, without: int = 0) -> int:
     return total
 
 
+def grown_kib(pid: int) -> int:
+    """PSS without pages of files: of them each new process takes a share away."""
+    kib = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+            kib += int(line.split()[1])
+    return kib
+
+
 def resident_kib(pid: int) -> int:
     """RSS of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -56,11 +65,11 @@ async def memory(repeat: int) -> list[Figure]:
             idle.append(resident_kib(playing.daemon.pid) / 1024)
             await playing.start_vm(next(names), image)
             await asyncio.sleep(SETTLES)
-            before = proportional_kib(playing.daemon.pid)
+            before = grown_kib(playing.daemon.pid)
             for _ in range(VMS - 1):
                 await playing.start_vm(next(names), image)
             await asyncio.sleep(SETTLES)
-            more.append((proportional_kib(playing.daemon.pid) - before) / (VMS - 1))
+            more.append((grown_kib(playing.daemon.pid) - before) / (VMS - 1))
             sizes = [proportional_kib(pid, without=GUEST_MEMORY) for pid in playing.vm_pids()]
             each.append(percentile(sizes, 50) / 1024)
         theirs.append(await asyncio.to_thread(_qemu_mib))
