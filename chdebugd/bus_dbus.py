@@ -3,6 +3,7 @@
 - Its writer takes EAGAIN for the end of the connection; ours waits until the socket takes more.
 - Its queue has no bound and sends descriptors it does not own; ours counts and duplicates.
 - Its serial runs past 2^32, where no message can be sent any more; ours starts over.
+- It keeps the socket of a connection that came to nothing; ours closes it.
 - Its reader of messages: see message_reader_dbus.py.
 """
 
@@ -15,7 +16,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from chdebugd.control import close_all
 from chdebugd.dbus_library import BusType, Message, MessageBus, MessageType, MessageWriter
@@ -155,11 +156,26 @@ class Bus(MessageBus):
 
     def __init__(self, address: str | None) -> None:
         """`address` None is the system bus. Call inside the running loop."""
-        super().__init__(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        self._sock: Any = None
+        try:
+            super().__init__(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        except BaseException:
+            self.close()
+            raise
         self._writer = GuardedWriter(self)
         self._reader: MessageReader | None = None
         self.on_too_long: Callable[[Message], None] = lambda message: None
         """Gets messages that were too long to read, without their bodies."""
+
+    async def connect(self) -> Self:
+        """Get in; where that fails, closed again. Raises what dbus-next and the socket raise."""
+        try:
+            await super().connect()
+        except BaseException:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            self.close()
+            raise
+        return self
 
     @property
     def writer(self) -> GuardedWriter:
@@ -197,9 +213,10 @@ class Bus(MessageBus):
         return bool(self._disconnect_future.done())
 
     def close(self) -> None:
-        """Close the descriptors of a connection that is over."""
-        self._stream.close()
-        self._sock.close()
+        """Close the descriptors of a connection that is over, or never was."""
+        if self._sock is not None:
+            self._stream.close()
+            self._sock.close()
 
     async def request(self, message: Message, *, within: float | None = None) -> list[Any]:
         """Call a method and return its results; raises CallError.
