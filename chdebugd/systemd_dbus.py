@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Any
 
 from chdebugd.bus_dbus import Bus, CallError, to_broker
@@ -15,6 +16,17 @@ MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 SERVICE = "org.freedesktop.systemd1.Service"
 JOURNALD_PATH = "/org/freedesktop/systemd1/unit/systemd_2djournald_2eservice"
+POLKIT = re.compile("polkit|PolicyKit")
+ASKED_IN_VAIN = frozenset(
+    "org.freedesktop.DBus.Error." + name
+    for name in (
+        "AccessDenied",
+        "InteractiveAuthorizationRequired",
+        "NoReply",
+        "Timeout",
+        "TimedOut",
+    )
+)
 MATCH_JOBS = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
 SIGKILL = 9
 CALL_TIMEOUT = 20.0  # seconds; callers of ours wait 25 s (sd_bus_set_method_call_timeout(3))
@@ -74,7 +86,7 @@ class SystemdLauncher:
         self._starting += 1
         try:
             await self._learn_owner()  # another one after systemd's daemon-reexec
-            [job] = await self._call("StartUnit", "ss", [unit, "replace"])
+            job = await self._start_unit(unit)
             async with asyncio.timeout(JOB_TIMEOUT):
                 result = await self._result(job)
         except TimeoutError:
@@ -83,8 +95,7 @@ class SystemdLauncher:
             ) from None
         except CallError as error:
             raise StartFailedError(
-                f"systemd did not start {unit}: {error}; see journalctl -u {unit}, and systemctl "
-                "status polkit, which systemd asks"
+                f"systemd cannot start {unit}: {error}; see systemctl status dbus"
             ) from None
         finally:
             self._starting -= 1
@@ -92,6 +103,17 @@ class SystemdLauncher:
                 self._early.clear()
         if result != "done":
             raise StartFailedError(f"{unit} did not start ({result}); see journalctl -u {unit}")
+
+    async def _start_unit(self, unit: str) -> str:
+        """The job that starts it."""
+        try:
+            [job] = await self._call("StartUnit", "ss", [unit, "replace"])
+        except CallError as error:
+            look = f"journalctl -u {unit}"
+            if not self._bus.is_over and _may_be_polkits(error):
+                look += ", and systemctl status polkit, which systemd asks"
+            raise StartFailedError(f"systemd did not start {unit}: {error}; see {look}") from None
+        return str(job)
 
     async def _result(self, job: str) -> str:
         """The job may have ended before systemd's answer reached us."""
@@ -141,6 +163,11 @@ class SystemdLauncher:
             ),
             within=within,
         )
+
+
+def _may_be_polkits(error: CallError) -> bool:
+    """Whether it comes from polkit, or from systemd that asked it in vain."""
+    return error.name in ASKED_IN_VAIN or POLKIT.search(f"{error.name} {error}") is not None
 
 
 async def main_pid(bus: Bus, path: str) -> int:

@@ -167,7 +167,21 @@ def test_a_polkit_that_may_not_start_is_a_refusal(loop: Container) -> None:
 
     assert_refused(answers, "masked")
     assert "systemd did not start chdebugd-vm@late.service" in refused
+    assert "systemctl status polkit" in refused
     assert get(loop, "loop", "State") == "stopped"
+
+
+def test_what_is_not_polkits_does_not_name_it(host: Container) -> None:
+    host.run("systemctl", "mask", "--runtime", "chdebugd-vm@late.service")
+    try:
+        refused = start(host, "late")
+    finally:
+        host.run("systemctl", "unmask", "--runtime", "chdebugd-vm@late.service")
+
+    assert "Unit chdebugd-vm@late.service is masked" in refused
+    assert "see journalctl -u chdebugd-vm@late.service\n" in refused
+    assert start(host, "late") == ""
+    call_vm(host, "late", "Remove")
 
 
 def start(container: Container, name: str) -> str:
