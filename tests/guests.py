@@ -85,6 +85,7 @@ def ticks(count: int) -> bytes:
 
 
 STAMPS_MAX = 500
+STAMP_PAUSES = 32  # as many lengths of a pause, in turns
 
 
 def stamped_marks(count: int) -> bytes:

@@ -7,10 +7,12 @@ port (d59d51f08801, "KVM: VMX: remove I/O port 0x80 bypass on Intel hosts").
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from chdebugd.vmm import layout
-from chdebugd.vmm.kvm import Kvm, address_of
+from chdebugd.vmm.kvm import Kvm, VcpuFd, address_of
 
 EXITS = 300
 BUDGET_NSEC = 3_500_000  # for the exits; what is left of 5 ms is for the scratch VM
@@ -34,16 +36,23 @@ def scratch_page(out: bytes = OUT_0X80) -> bytes:
     return (writes + TO_PAGE_START).ljust(PAGE, b"\xf4")
 
 
-def measure_exit_cost(kvm: Kvm, page: bytes | None = None) -> ExitCost:
-    """Run the scratch guest, for at most 5 ms where KVM itself is no slower. Raises OSError."""
+@contextmanager
+def scratch_vcpu(kvm: Kvm, page: bytes) -> Iterator[VcpuFd]:
+    """A vCPU whose guest runs `page`, the last one below 4 GiB, from its reset vector on."""
     with mmap.mmap(-1, PAGE) as memory, kvm.create_vm() as vm:
-        memory[:] = page or scratch_page()
+        memory[:] = page
         address, unpin = address_of(memory)
         vm.set_special_pages(layout.TSS_ADDRESS, layout.IDENTITY_MAP_ADDRESS)
         vm.add_memory(layout.HOLE_END - PAGE, PAGE, address)
         with vm.create_vcpu(0) as vcpu:
-            exits = vcpu.time_exits(EXITS, BUDGET_NSEC)
+            yield vcpu
         unpin()
+
+
+def measure_exit_cost(kvm: Kvm, page: bytes | None = None) -> ExitCost:
+    """Run the scratch guest, for at most 5 ms where KVM itself is no slower. Raises OSError."""
+    with scratch_vcpu(kvm, page or scratch_page()) as vcpu:
+        exits = vcpu.time_exits(EXITS, BUDGET_NSEC)
     if exits is None:
         return ExitCost(0, traps=False)
     return ExitCost(sorted(exits)[len(exits) // 2], traps=True)
