@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -30,21 +31,31 @@ ROWS: dict[str, tuple[Row, int]] = {
 
 
 def main() -> int:
-    """The exit status is 0 whatever the figures are: they depend on the machine."""
+    """The exit status is 0 whatever the figures are: they depend on the machine.
+
+    It is 1 where a row has no figures because something did not come in time.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--repeat", type=int, default=0, help="repetitions of each row")
     parser.add_argument("--json", type=Path, default=Path(".cache/bench.json"))
     options = parser.parse_args()
     figures: list[Figure] = []
+    status = 0
     print(table_head())
     for name in options.names or ROWS:
         row, repeat = ROWS[name]
-        for figure in asyncio.run(row(options.repeat or repeat)):
+        try:
+            measured = asyncio.run(row(options.repeat or repeat))
+        except TimeoutError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            status = 1
+            continue
+        for figure in measured:
             print(table_line(figure), flush=True)
-            figures.append(figure)
+        figures += measured
     write_json(options.json, figures)
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-TIMEOUT = 30  # seconds
+from tests.bench import patience
+
 # Its own /run, and as many datagrams in a socket's queue as PID 1 of systemd allows (512).
 SCRIPT = """
 set -e
@@ -55,7 +56,7 @@ class Journald:
 
     def settle(self, vm: str, count: int) -> None:
         """Wait until it has written `count` events of a VM; each once and in order."""
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + patience.SECONDS
         while len(seen := self._sequences(vm)) < count and time.monotonic() < deadline:
             time.sleep(0.1)
         assert seen == list(range(1, count + 1)), f"{len(seen)} of {count} entries"
@@ -86,11 +87,16 @@ def private_journald() -> Iterator[Journald]:
             yield journald
         finally:
             process.terminate()
+            try:
+                with patience.running("The end of the private journald"):
+                    process.wait(patience.SECONDS)
+            finally:
+                process.kill()
 
 
 def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + patience.SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"journald did not make {path}")
+            raise patience.gave_up("The private journald's socket")
         time.sleep(0.01)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import statistics
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from chdebugd.dbus_library import Variant
@@ -106,3 +106,5 @@ async def _load(playing: Stage) -> AsyncIterator[None]:
         yield
     finally:
         asking.cancel()
+        with suppress(asyncio.CancelledError):  # another end of it was no load, and is an error
+            await asking

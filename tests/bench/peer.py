@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.bench import patience
+
 SOURCES = Path(__file__).with_name("peers")
 CFLAGS = ["-O2", "-Wall", "-Wextra", "-Werror"]
 LIBRARIES = {
@@ -19,7 +21,6 @@ LIBRARIES = {
     "signal_loop": "-lsystemd",
     "subscriber": "-lsystemd",
 }
-TIMEOUT = 120  # seconds
 
 
 @cache
@@ -47,8 +48,10 @@ def rom_file(rom: bytes, name: str) -> Path:
 def bare_loop(rom: Path, events: int) -> list[int]:
     """CLOCK_MONOTONIC at each mark of a guest in the bare loop."""
     command = [program("kvm_loop"), str(rom), str(events)]
-    data = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=TIMEOUT).stdout
-    return [stamp for (stamp,) in struct.iter_unpack("<Q", data)]
+    with patience.running("The end of the bare loop's guest"):
+        limit = patience.SECONDS
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=limit)
+    return [stamp for (stamp,) in struct.iter_unpack("<Q", done.stdout)]
 
 
 class Note(NamedTuple):
@@ -67,7 +70,8 @@ class Subscriber:
 
     def notes(self) -> list[Note]:
         """What came, in order."""
-        data, _ = self._process.communicate(timeout=TIMEOUT)
+        with patience.running("The last signal to the subscriber"):
+            data, _ = self._process.communicate(timeout=patience.SECONDS)
         return [Note(*each) for each in struct.iter_unpack("<3Q", data)]
 
 
@@ -78,6 +82,7 @@ def subscriber(address: str, path: str, signals: int) -> Iterator[Subscriber]:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
+            patience.await_output(process.stdout, "The subscriber's word that it listens")
             # Not through the buffer: what follows the line are the notes.
             assert process.stdout.raw.read(6) == b"ready\n"  # type: ignore[attr-defined]
             yield Subscriber(process)

@@ -6,6 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.bench import patience
+
 QEMU = "qemu-system-x86_64"
 FLASH = 64 * 1024  # QEMU takes firmware in multiples of this
 
@@ -36,5 +38,7 @@ def run_nsec(rom: Path, output: Path) -> int:
     """How long QEMU takes to run a guest to its end, its marks in a file."""
     start = time.monotonic_ns()
     arguments = command(rom, f"file,path={output}")
-    subprocess.run(arguments, check=False, stderr=subprocess.DEVNULL)
+    with patience.running("The end of QEMU's guest"):
+        limit = patience.SECONDS
+        subprocess.run(arguments, check=False, stderr=subprocess.DEVNULL, timeout=limit)
     return time.monotonic_ns() - start

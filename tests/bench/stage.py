@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from chdebugd.dbus_library import Message, MessageBus, MessageType, Variant
+from tests.bench import patience
 from tests.dbus.conftest import BUS_CONFIG, shipped_policy
 
 ROOT = Path(__file__).parents[2]
 MANAGER = ("/org/chdebugd1", "org.chdebugd1.Manager")
 VM = "org.chdebugd1.VM"
-TIMEOUT = 120  # seconds
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Stage:
             signature=signature,
             body=list(body),
         )
-        async with asyncio.timeout(TIMEOUT):
+        async with patience.awaiting(f"The reply to {member}"):
             reply = await self.bus.call(message)
         assert reply is not None
         if reply.message_type == MessageType.ERROR:
@@ -69,8 +69,9 @@ class Stage:
     async def first_mark_nsec(self, path: str) -> int:
         """CLOCK_MONOTONIC of the first event of a VM's boot."""
         events: list[Any] = []
-        while not events:
-            [events] = await self.call(path, VM, "GetEvents", "tu", 0, 1)
+        async with patience.awaiting(f"The first mark of {path}"):
+            while not events:
+                [events] = await self.call(path, VM, "GetEvents", "tu", 0, 1)
         start: int = 1000 * await self.get(path, "StartTimestampMonotonic")
         return start + int(events[0][1])
 
@@ -78,8 +79,9 @@ class Stage:
         """Until the VM's process is gone, and all it had to say is said."""
         name = path.rpartition("/")[2]
         socket = self.directory / "run/vm" / name / "sock"
-        while socket.exists():  # noqa: ASYNC110 - nobody tells when a file goes
-            await asyncio.sleep(0.02)
+        async with patience.awaiting(f"The end of VM '{name}'"):
+            while socket.exists():  # noqa: ASYNC110 - nobody tells when a file goes
+                await asyncio.sleep(0.02)
 
     def log_stamps(self, name: str) -> list[int]:
         """Nanoseconds of each line of a log file in the log directory."""
@@ -112,7 +114,8 @@ async def stage(journal: Path | None = None) -> AsyncIterator[Stage]:
             bus = await MessageBus(bus_address=address).connect()
             playing = Stage(address, place, bus, daemon)
             try:
-                await _wait_for_name(bus)
+                async with patience.awaiting("The daemon's name on the bus"):
+                    await _wait_for_name(bus)
                 yield playing
             finally:
                 for pid in playing.vm_pids():
@@ -131,8 +134,9 @@ def _broker(place: Path) -> Any:
         [*command, "--print-address=1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as broker:
         assert broker.stdout is not None
-        broker.stdout.readline()
         try:
+            patience.await_output(broker.stdout, "The address of dbus-daemon")
+            broker.stdout.readline()
             yield f"unix:path={path}"
         finally:
             broker.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import __main__ as bench
+from tests.bench import patience
+from tests.bench.peer import Subscriber, bare_loop, rom_file
 from tests.bench.report import Figure, compare, measure, percentile, table_head, table_line
+from tests.bench.stage import Stage
+from tests.guests import FOREVER, rom
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,3 +62,56 @@ def test_a_figure_without_a_target_is_only_told() -> None:
 @pytest.mark.parametrize(("percent", "value"), [(0, 1), (50, 51), (99, 100), (100, 100)])
 def test_percentiles(percent: float, value: int) -> None:
     assert percentile(list(range(1, 101)), percent) == value
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_vm_that_does_not_end_is_named(tmp_path: Path) -> None:
+    socket = tmp_path / "run/vm/vm7/sock"
+    socket.parent.mkdir(parents=True)
+    socket.touch()
+    playing = Stage("", tmp_path, None, None)  # type: ignore[arg-type]
+
+    with pytest.raises(TimeoutError, match="The end of VM 'vm7' did not come within 0.05 s"):
+        asyncio.run(playing.wait_ended("/org/chdebugd1/vm/vm7"))
+
+
+@pytest.mark.kvm
+@pytest.mark.usefixtures("_impatient")
+def test_a_peers_guest_that_does_not_end_is_named() -> None:
+    with pytest.raises(TimeoutError, match="The end of the bare loop's guest did not come"):
+        bare_loop(rom_file(rom(FOREVER), "forever"), 1)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_signals_that_do_not_come_are_named() -> None:
+    with subprocess.Popen(["sleep", "infinity"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with pytest.raises(TimeoutError, match="The subscriber's word .* did not come"):
+            patience.await_output(process.stdout, "The subscriber's word that it listens")
+        with pytest.raises(TimeoutError, match="The last signal to the subscriber did not come"):
+            Subscriber(process).notes()
+        process.kill()
+
+
+def test_a_row_that_gives_up_leaves_the_others_and_a_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def stuck(repeat: int) -> list[Figure]:
+        raise patience.gave_up("The end of VM 'vm7'")
+
+    async def quick(repeat: int) -> list[Figure]:
+        return [measure("quick", "what", [repeat], "ms")]
+
+    monkeypatch.setattr(bench, "ROWS", {"stuck": (stuck, 1), "quick": (quick, 3)})
+    monkeypatch.setattr(sys, "argv", ["bench", "--json", str(tmp_path / "bench.json")])
+
+    assert bench.main() == 1
+
+    assert capsys.readouterr().err.startswith("stuck: The end of VM 'vm7' did not come")
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert [figure["row"] for figure in written["figures"]] == ["quick"]
