@@ -53,7 +53,8 @@ class VmLoop:
         """Until stop is called."""
         while self._is_running:
             for key, _ in self._selector.select(self._timeout()):
-                key.data()
+                if self._selector.get_map().get(key.fd) is key:  # still so after the others
+                    key.data()
             now = time.monotonic()
             due = [name for name, (when, _) in self._deadlines.items() if when <= now]
             for name in due:

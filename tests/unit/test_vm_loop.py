@@ -1,0 +1,33 @@
+"""The VM process's event loop: descriptors that are ready at the same time."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+
+from chdebugd.vm_loop import VmLoop
+
+
+def test_what_a_callback_removes_is_not_called_although_it_was_ready() -> None:
+    """A VM that ends hangs up on a daemon whose last message has just come, too."""
+    loop, called = VmLoop(), []
+    pairs = [socket.socketpair() for _ in range(2)]
+    one, other = (mine for mine, _ in pairs)
+
+    def call(mine: socket.socket, removed: socket.socket) -> None:
+        called.append(mine)
+        loop.remove(removed)
+        removed.close()
+        loop.stop()
+
+    loop.add_reader(one, partial(call, one, other))
+    loop.add_reader(other, partial(call, other, one))
+    for _, peer in pairs:
+        peer.send(b"x")
+
+    loop.run()
+
+    assert len(called) == 1
+    for mine, peer in pairs:
+        mine.close()
+        peer.close()
