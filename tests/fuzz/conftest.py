@@ -8,9 +8,9 @@ import random
 import pytest
 
 from tests.dbus.conftest import broker, bus_address, daemon
-from tests.kvm.conftest import build, kvm, ring
+from tests.kvm.conftest import build, kvm, ring, wakers
 
-__all__ = ["FACTOR", "broker", "build", "bus_address", "daemon", "kvm", "ring", "seed"]
+__all__ = ["FACTOR", "broker", "build", "bus_address", "daemon", "kvm", "ring", "seed", "wakers"]
 
 FACTOR = int(os.environ.get("CHDEBUGD_FUZZ", "1"))
 

@@ -6,25 +6,28 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from chdebugd.dbus_library import Variant
-from chdebugd.vmm.machine import Machine
+from chdebugd.trace.ring import Ring
+from chdebugd.vmm.kvm import Kvm
+from chdebugd.vmm.machine import Wakers
 from tests.dbus.conftest import MANAGER, VM, Client, Daemon, file_with, story, vm_pids
 from tests.fuzz.conftest import FACTOR
 from tests.guests import FOREVER, SHUTDOWN, mark, rom
+from tests.kvm.conftest import image_of, machine_of
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus, pytest.mark.fuzz]
-Build = Callable[..., tuple[Machine, threading.Event]]
 
 STARTS = 1000 * FACTOR
 AT_ONCE = 4
 WARM_UP = 100  # starts until caches are full
 GROWTH_MAX = 4096  # KiB; a leak of 5 KiB a start would show
 MACHINES = 300 * FACTOR
+# Threads that asyncio keeps once a call had to wait, as for a VM process that ends as it is killed.
+POOL = min(32, (os.cpu_count() or 1) + 4)
 
 
 def resident(pid: int | str = "self") -> int:
@@ -72,15 +75,19 @@ async def test_a_thousand_vms_leave_nothing_in_the_daemon(daemon: Daemon, client
     await client.wait_for(lambda: not vm_pids(daemon.runtime_dir))
     assert await client.call(*MANAGER, "ListVMs") == []
     assert open_files(pid) <= files
-    assert n_threads(pid) <= threads
+    assert n_threads(pid) <= threads + POOL
     assert resident(pid) < memory + GROWTH_MAX
     assert os.listdir(daemon.runtime_dir / "vm") == []
 
 
-def test_hundreds_of_boots_leave_nothing_in_a_vm_process(build: Build) -> None:
+def test_hundreds_of_boots_leave_nothing_in_a_vm_process(
+    kvm: Kvm, ring: Ring, wakers: Wakers
+) -> None:
+    image = image_of(rom(mark(1) + SHUTDOWN))
+
     def some(count: int) -> None:
         for _ in range(count):
-            machine, ended = build(mark(1) + SHUTDOWN, rng=True, cpus=2)
+            machine, ended = machine_of(kvm, ring, wakers, image, [], rng=True, cpus=2)
             machine.start()
             assert ended.wait(60)
             machine.close()
@@ -91,6 +98,7 @@ def test_hundreds_of_boots_leave_nothing_in_a_vm_process(build: Build) -> None:
     some(MACHINES - WARM_UP)
     gc.collect()
 
-    assert open_files() - files <= MACHINES - WARM_UP  # the fixture keeps one image each
+    assert open_files() == files
     assert threading.active_count() == threads
     assert resident() < memory + GROWTH_MAX
+    os.close(image.fd)

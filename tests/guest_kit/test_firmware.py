@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chdebugd.vmm.outcome import Result
-from tests.kvm.conftest import Run, build, image_of, kvm, ring, run  # noqa: F401 - fixtures
+from tests.kvm.conftest import Run, build, image_of, kvm, ring, run, wakers  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.kvm
 

@@ -60,9 +60,29 @@ def ring() -> Iterator[Ring]:
 
 
 @pytest.fixture
-def build(kvm: Kvm, ring: Ring) -> Iterator[Callable[..., tuple[Machine, threading.Event]]]:
+def wakers() -> Iterator[Wakers]:
+    wakers = Wakers(os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK))
+    yield wakers
+    os.close(wakers.sinks)
+    os.close(wakers.signals)
+
+
+def machine_of(
+    kvm: Kvm, ring: Ring, wakers: Wakers, image: Image, phases: list[str], **config: object
+) -> tuple[Machine, threading.Event]:
+    """A machine with options of MachineConfig, and what is set at its end; close it."""
+    ended = threading.Event()
+    defaults = {"memory": 16 * MIB, "cpus": 1, "boot": BootSource(firmware=image)}
+    ring.start_boot(time.monotonic_ns(), time.monotonic_ns())
+    given = MachineConfig(**{**defaults, **config})  # type: ignore[arg-type]
+    return Machine(kvm, given, ring, wakers, ended=ended.set, phase=phases.append), ended
+
+
+@pytest.fixture
+def build(
+    kvm: Kvm, ring: Ring, wakers: Wakers
+) -> Iterator[Callable[..., tuple[Machine, threading.Event]]]:
     """Builds a machine from an image and options of MachineConfig; closes it after the test."""
-    sinks, signals = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
     machines: list[Machine] = []
     images: list[Image] = []
 
@@ -71,17 +91,8 @@ def build(kvm: Kvm, ring: Ring) -> Iterator[Callable[..., tuple[Machine, threadi
     ) -> tuple[Machine, threading.Event]:
         source = image if isinstance(image, Image) else image_of(rom(image))
         images.append(source)
-        ended = threading.Event()
-        defaults = {"memory": 16 * MIB, "cpus": 1, "boot": BootSource(firmware=source)}
-        ring.start_boot(time.monotonic_ns(), time.monotonic_ns())
-        machine = Machine(
-            kvm,
-            MachineConfig(**{**defaults, **config}),  # type: ignore[arg-type]
-            ring,
-            Wakers(sinks, signals),
-            ended=ended.set,
-            phase=(phases if phases is not None else []).append,
-        )
+        given = phases if phases is not None else []
+        machine, ended = machine_of(kvm, ring, wakers, source, given, **config)
         machines.append(machine)
         return machine, ended
 
@@ -90,8 +101,6 @@ def build(kvm: Kvm, ring: Ring) -> Iterator[Callable[..., tuple[Machine, threadi
         machine.close()
     for image in images:
         os.close(image.fd)
-    os.close(sinks)
-    os.close(signals)
 
 
 @pytest.fixture
