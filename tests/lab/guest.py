@@ -71,7 +71,11 @@ class Guest:
         given = {key.replace("_", "-"): value for key, value in options.items()}
         self._read_once(*(str(given[key]) for key in ("kernel", "initrd") if key in given))
         words = ["StartVM", "sa{sv}", self.name, *dictionary(given)]
-        self._path = self._busctl("call", *MANAGER, *words)
+        try:
+            self._path = self._busctl("call", *MANAGER, *words)
+        except LabError as error:
+            story = self._outer.run("journalctl -u chdebugd -o short-monotonic -n 20 --no-pager")
+            raise LabError(f"{error}\nThe daemon's journal:\n{story}") from None
 
     def boot(self, kernel: str, initrd: str, *words: str) -> None:
         """Started by `chdebugctl boot`, which hands files over: a tap comes in no other way."""
