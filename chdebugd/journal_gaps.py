@@ -122,7 +122,7 @@ class JournalGaps:
         lacked = False
         for vm, each in list(self._watched.items()):
             gap = await asyncio.to_thread(find_gap, os.dup(each.ring.fd), vm.name, each.sent)
-            names = codes(vm)
+            names = codes(vm.options.request.code_map)
             for event in gap.events:
                 boot_id = each.ring.boot_id(event.boot)
                 await send(journal, entry_again(event, vm.name, boot_id, names))
@@ -141,7 +141,7 @@ class JournalGaps:
 def _told(vm: VM, gap: Gap) -> bytes:
     count = len(gap.events)
     text = f"journald lost {count + gap.lost} marks of VM '{vm.name}' when it died; {count} follow"
-    fields = about(vm, MessageId.SENT_AGAIN, vm.counts.boot_id)
+    fields = about(vm.name, MessageId.SENT_AGAIN, vm.counts.boot_id)
     return entry(text, WARNING, fields | {"RECOVERED": str(count), "LOST": str(gap.lost)})
 
 

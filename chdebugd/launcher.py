@@ -7,12 +7,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from chdebugd.control import SOCKET, VMS_DIR
 from chdebugd.errors import LimitExceededError, StartFailedError
 
 READY_TIMEOUT = 60.0  # seconds for a VM process to listen
+
+
+class End(NamedTuple):
+    """How a process ended, as far as who started it knows."""
+
+    signal: int = 0
+    """0 where none ended it."""
+    is_out_of_memory: bool = False
 
 
 class Launcher(Protocol):
@@ -27,6 +35,9 @@ class Launcher(Protocol):
     def ended(self, name: str) -> None:
         """The process is known to be dead."""
 
+    async def how_ended(self, name: str) -> End | None:
+        """How the process ended that is known to be dead; None where nobody knows."""
+
 
 class ChildLauncher:
     """Children in their own session, so that they outlive the daemon."""
@@ -34,6 +45,7 @@ class ChildLauncher:
     def __init__(self, runtime_dir: Path) -> None:
         self._runtime_dir = runtime_dir
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._ends: dict[str, End] = {}
 
     async def start(self, name: str) -> None:
         """Start a child and wait until it closes its end of a pipe."""
@@ -78,7 +90,12 @@ class ChildLauncher:
         """Reap it, where it is a child of ours."""
         child = self._children.get(name)
         if child and child.poll() is not None:
+            self._ends[name] = End(signal=max(-child.returncode, 0))
             del self._children[name]
+
+    async def how_ended(self, name: str) -> End | None:
+        """How it was reaped; None for a child of an earlier daemon."""
+        return self._ends.pop(name, None)
 
 
 async def _wait_closed(fd: int) -> None:

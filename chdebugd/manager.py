@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chdebugd.adoption import Adoption, ring_name
-from chdebugd.control import close_all
+from chdebugd.control import Status, close_all
 from chdebugd.disk_lock import unlock_image
 from chdebugd.errors import (
     ChdebugdError,
@@ -24,7 +24,8 @@ from chdebugd.launcher import Launcher
 from chdebugd.limits import Limits
 from chdebugd.log_rotation import reopen_log
 from chdebugd.options import LOGS, VmOptions, check_name
-from chdebugd.recovery import Recovery, why_died
+from chdebugd.recovery import Recovery
+from chdebugd.remains import Remains, how_died, why_died
 from chdebugd.room import check_room
 from chdebugd.state import State
 from chdebugd.systemd_notify import forget_fd, store_fd
@@ -267,13 +268,28 @@ class Manager:
             self._records.remove(vm.name)  # it has just left its last words
         if vm.state == State.CREATED:
             return  # whoever started it knows by the answer
-        died = not vm.has_ended
-        if died:
+        died = None
+        if not vm.has_ended:
             vm.set_died(*why_died(vm))
-        self._spawn(self._take_over(vm, died))
+            died = asyncio.create_task(self._learn_why(vm))
+        self._spawn(self._take_over(vm, Remains(vm), died))
 
-    async def _take_over(self, vm: VM, died: bool) -> None:
-        await self._recovery.recover(vm, died=died)
+    async def _learn_why(self, vm: VM) -> Status:
+        """Who started the process may know better; what is said of its end from then on."""
+        told = vm.status
+        end = None
+        if told.result == Result.PROCESS_DIED:
+            end = await self._launcher.how_ended(vm.name)
+        if end is None:
+            return told
+        result, sentence = how_died(end)
+        learnt = told._replace(result=result, sentence=sentence)
+        if vm.status is told:  # and has not started again
+            vm.status_came(learnt)
+        return learnt
+
+    async def _take_over(self, vm: VM, remains: Remains, died: asyncio.Task[Status] | None) -> None:
+        await self._recovery.recover(remains, died)
         if self._leaving.get(vm.name) is vm:
             del self._leaving[vm.name]
             vm.close()

@@ -9,11 +9,16 @@ VM_PATH = MANAGER_PATH + "/vm/"
 
 
 def vm_path(name: str) -> str:
-    """The object path of a VM: every byte but ASCII letters and digits is _XX (sd_bus_path_encode).
+    """The object path of a VM."""
+    return VM_PATH + encode(name)
 
-    A leading digit is escaped too.
+
+def encode(name: str) -> str:
+    """`name` as the last part of an object path, as sd_bus_path_encode(3) has it.
+
+    Every byte but ASCII letters and digits is _XX, a leading digit too.
     """
-    return VM_PATH + "".join(
+    return "".join(
         char
         if char.isascii() and (char.isalpha() or (at > 0 and char.isdigit()))
         else f"_{ord(char):02x}"

@@ -7,32 +7,18 @@ import contextlib
 import os
 import secrets
 
-from chdebugd.control import close_all
+from chdebugd.control import Status, close_all
+from chdebugd.remains import Remains
 from chdebugd.trace.codemap import CodeMap, CodeMapError
-from chdebugd.trace.journal import ERR, INFO, LEVELS, SOCKET, WARNING, Journal, MessageId, entry
+from chdebugd.trace.journal import ERR, INFO, SOCKET, WARNING, Journal, MessageId, entry
 from chdebugd.trace.journal_reader import last_mark, last_sequence, wait_for_takeover
 from chdebugd.trace.ring import CAPACITY, Reader, Ring
 from chdebugd.trace.sinks import JournalSink, LogSink, Progress
-from chdebugd.vm import VM
-from chdebugd.vmm.outcome import GOOD, Result
+from chdebugd.vmm.outcome import GOOD
 
 RETRY = 0.1  # seconds until a journald without a socket is tried again
 JOURNAL_TIMEOUT = 60.0  # seconds for journald to show an entry that it has taken
 LOG_TAIL = 256 * 1024  # bytes: more than a batch of log lines
-
-
-def why_died(vm: VM) -> tuple[Result, str]:
-    """What the ring tells of the end of a process that could not speak."""
-    if vm.kill_requested:
-        return Result.KILLED, "Killed on request, with its process"
-    call = vm.ring.forbidden_call if vm.ring else None
-    if call is None:
-        return Result.PROCESS_DIED, "The VM process ended without saying why"
-    return (
-        Result.FORBIDDEN_CALL,
-        f"A guest's thread was ended at system call {call}, which its filter forbids; "
-        "suspect the guest, and report this as a bug",
-    )
 
 
 class Recovery:
@@ -43,54 +29,51 @@ class Recovery:
         self._path = journal or SOCKET
         self._asks_journal = not journal
 
-    async def recover(self, vm: VM, *, died: bool) -> None:
-        """Drain what is left. Where the process `died` before its VM had ended, say so, and what
-        was lost.
+    async def recover(self, remains: Remains, died: asyncio.Future[Status] | None) -> None:
+        """Drain what is left, and close it.
 
-        Works on descriptors of its own: the VM may start again or be removed meanwhile.
+        Where the process `died` before its VM had ended, tell that, as soon as it is known why,
+        and what was lost.
         """
-        with contextlib.ExitStack() as stack:
-            ring = Ring(os.dup(vm.ring.fd)) if vm.ring else None
-            if ring is not None:
-                stack.callback(ring.close)
-            if not died and (ring is None or not _is_behind(ring)):
+        ring = remains.ring
+        with contextlib.closing(remains), contextlib.closing(Journal(self._path)) as journal:
+            if died is None and (ring is None or not _is_behind(ring)):
                 return
-            journal = Journal(self._path)
-            stack.callback(journal.close)
-            is_sure = await self._catch_up(vm, journal)
+            is_sure = await self._catch_up(remains, journal)
             if ring is not None and _is_sane(ring):
-                await self._drain_ring(vm, ring, journal, is_sure)
+                await self._drain_ring(remains, ring, journal, is_sure)
             else:
-                await self._declare_lost(vm, journal)
-            if died:
-                await send(journal, _end_entry(vm))
+                await self._declare_lost(remains, journal)
+            if died is not None:
+                await send(journal, _end_entry(remains, await died))
 
-    async def _catch_up(self, vm: VM, journal: Journal) -> bool:
+    async def _catch_up(self, remains: Remains, journal: Journal) -> bool:
         """Until journald has stored all that the process sent; False where it does not tell."""
         takeover_id = secrets.token_hex(16)
-        text = f"The process of VM '{vm.name}' is dead; chdebugd takes over its marks"
-        fields = about(vm, MessageId.TAKEOVER, vm.counts.boot_id)
+        text = f"The process of VM '{remains.name}' is dead; chdebugd takes over its marks"
+        fields = about(remains.name, MessageId.TAKEOVER, remains.counts.boot_id)
         await send(journal, entry(text, WARNING, fields | {"TAKEOVER_ID": takeover_id}))
         if not self._asks_journal or not journal.exists:
             return True
         return await asyncio.to_thread(wait_for_takeover, takeover_id, JOURNAL_TIMEOUT)
 
-    async def _declare_lost(self, vm: VM, journal: Journal) -> None:
+    async def _declare_lost(self, remains: Remains, journal: Journal) -> None:
         """There is no ring any more; the journal knows how far it came."""
-        mark = await asyncio.to_thread(last_mark, vm.name) if self._asks_journal else None
-        boot, seq = mark or (vm.counts.boot_id, 0)
-        text = (
-            f"Marks of VM '{vm.name}' after number {seq} of this boot, if there were any, are lost"
-        )
-        fields = about(vm, MessageId.RING_LOST, boot) | {"LAST_SEQ": str(seq)}
+        name = remains.name
+        mark = await asyncio.to_thread(last_mark, name) if self._asks_journal else None
+        boot, seq = mark or (remains.counts.boot_id, 0)
+        text = f"Marks of VM '{name}' after number {seq} of this boot, if there were any, are lost"
+        fields = about(name, MessageId.RING_LOST, boot) | {"LAST_SEQ": str(seq)}
         await send(journal, entry(text, WARNING, fields))
 
-    async def _drain_ring(self, vm: VM, ring: Ring, journal: Journal, is_sure: bool) -> None:
+    async def _drain_ring(
+        self, remains: Remains, ring: Ring, journal: Journal, is_sure: bool
+    ) -> None:
         if self._asks_journal:
             await asyncio.to_thread(_skip_written, ring)
-        sink = JournalSink(ring, journal, vm.name, codes(vm))
-        sink.level = LEVELS[vm.options.request.log_level]
-        log_sink = LogSink(ring, _log_fd(vm))
+        sink = JournalSink(ring, journal, remains.name, codes(remains.code_map))
+        sink.level = remains.level
+        log_sink = LogSink(ring, remains.take_log())
         try:
             log_sink.resume(_tail(log_sink.fd))
             left = ring.head - ring.position(Reader.JOURNAL)
@@ -98,10 +81,9 @@ class Recovery:
         finally:
             log_sink.close()
         if left:
-            text = (
-                f"{left - lost} events of VM '{vm.name}' came out of the ring of its dead process"
-            )
-            fields = about(vm, MessageId.RECOVERED, vm.counts.boot_id)
+            name = remains.name
+            text = f"{left - lost} events of VM '{name}' came out of the ring of its dead process"
+            fields = about(name, MessageId.RECOVERED, remains.counts.boot_id)
             fields |= {"RECOVERED": str(left - lost), "LOST": str(lost)}
             if not is_sure:
                 fields["UNVERIFIED"] = "journald did not show what it has; one mark may be double"
@@ -154,29 +136,24 @@ def _step_over_torn(ring: Ring) -> int:
     return 1
 
 
-def about(vm: VM, kind: MessageId, boot_id: str) -> dict[str, str]:
-    return {"MESSAGE_ID": kind.value, "VM": vm.name, "VM_BOOT": boot_id}
+def about(name: str, kind: MessageId, boot_id: str) -> dict[str, str]:
+    """What every entry about the VM `name` says."""
+    return {"MESSAGE_ID": kind.value, "VM": name, "VM_BOOT": boot_id}
 
 
-def _end_entry(vm: VM) -> bytes:
-    is_good = vm.status.result in GOOD
+def _end_entry(remains: Remains, status: Status) -> bytes:
+    is_good = status.result in GOOD
     kind = MessageId.VM_STOPPED if is_good else MessageId.VM_FAILED
-    fields = about(vm, kind, vm.counts.boot_id) | {"RESULT": vm.status.result}
-    text = f"VM '{vm.name}' {vm.state}: {vm.status.sentence}"
-    return entry(text, INFO if is_good else ERR, fields | {"EVENTS": str(vm.counts.events)})
+    fields = about(remains.name, kind, remains.counts.boot_id) | {"RESULT": status.result}
+    text = f"VM '{remains.name}' {status.state}: {status.sentence}"
+    return entry(text, INFO if is_good else ERR, fields | {"EVENTS": str(remains.counts.events)})
 
 
-def codes(vm: VM) -> CodeMap | None:
-    name = vm.options.request.code_map
+def codes(name: str) -> CodeMap | None:
+    """The code map `name`; None for an empty name, and where it cannot be read now."""
     with contextlib.suppress(CodeMapError):
         return CodeMap.load(name) if name else None
     return None
-
-
-def _log_fd(vm: VM) -> int:
-    """A duplicate of the log file's descriptor, -1 where there is none."""
-    logs = [file.fd for file in vm.files if file.role.role == "log-file"]
-    return os.dup(logs[0]) if logs else -1
 
 
 def _tail(fd: int) -> bytes:

@@ -10,12 +10,15 @@ from typing import Any
 from chdebugd.bus_dbus import Bus, CallError, to_broker
 from chdebugd.dbus_library import Message, MessageType
 from chdebugd.errors import StartFailedError
+from chdebugd.launcher import End
+from chdebugd.object_path import encode
 
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 SERVICE = "org.freedesktop.systemd1.Service"
-JOURNALD_PATH = "/org/freedesktop/systemd1/unit/systemd_2djournald_2eservice"
+UNIT_PATH = MANAGER_PATH + "/unit/"
+JOURNALD_PATH = UNIT_PATH + encode("systemd-journald.service")
 POLKIT = re.compile("polkit|PolicyKit")
 ASKED_IN_VAIN = frozenset(
     "org.freedesktop.DBus.Error." + name
@@ -33,6 +36,8 @@ CALL_TIMEOUT = 20.0  # seconds; callers of ours wait 25 s (sd_bus_set_method_cal
 KILL_TIMEOUT = 3.0  # seconds; a call that systemd takes up later does its work all the same
 NAME_TIMEOUT = 10.0  # seconds
 NAME_STEP = 0.05  # seconds
+END_TIMEOUT = 5.0  # seconds for systemd to tell of an end
+END_STEP = 0.02  # seconds between two questions
 JOB_TIMEOUT = 100.0  # seconds; longer than systemd itself waits for READY=1
 
 
@@ -149,6 +154,25 @@ class SystemdLauncher:
     def ended(self, name: str) -> None:
         """systemd has seen it for itself."""
 
+    async def how_ended(self, name: str) -> End | None:
+        """What the unit says, once systemd has seen it: that may be after us."""
+        path = UNIT_PATH + encode(unit_name(name))
+        with contextlib.suppress(TimeoutError, CallError):
+            async with asyncio.timeout(END_TIMEOUT):
+                await self._wait_ended(path)
+                result = await _ask(self._bus, path, "Result")
+                if result == "oom-kill":
+                    return End(SIGKILL, is_out_of_memory=True)
+                if result in ("signal", "core-dump"):
+                    return End(int(await _ask(self._bus, path, "ExecMainStatus")))
+        return None
+
+    async def _wait_ended(self, path: str) -> None:
+        while True:
+            if not await _ask(self._bus, path, "MainPID"):
+                return
+            await asyncio.sleep(END_STEP)
+
     async def _call(
         self, member: str, signature: str, body: list[Any], within: float = CALL_TIMEOUT
     ) -> list[Any]:
@@ -172,15 +196,20 @@ def _may_be_polkits(error: CallError) -> bool:
 
 async def main_pid(bus: Bus, path: str) -> int:
     """The main process of the service whose object is at `path`; 0 where it has none now."""
+    with contextlib.suppress(CallError):
+        return int(await _ask(bus, path, "MainPID"))
+    return 0
+
+
+async def _ask(bus: Bus, path: str, name: str) -> Any:
+    """A property of the service whose object is at `path`; raises CallError."""
     ask = Message(
         destination=SYSTEMD,
         path=path,
         interface="org.freedesktop.DBus.Properties",
         member="Get",
         signature="ss",
-        body=[SERVICE, "MainPID"],
+        body=[SERVICE, name],
     )
-    with contextlib.suppress(CallError):
-        [pid] = await bus.request(ask, within=CALL_TIMEOUT)
-        return int(pid.value)
-    return 0
+    [value] = await bus.request(ask, within=CALL_TIMEOUT)
+    return value.value

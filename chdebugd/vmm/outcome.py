@@ -32,6 +32,8 @@ class Result(StrEnum):
     FORBIDDEN_CALL = "forbidden-call"
     """A vCPU thread made a system call that its filter forbids: a bug, or a break-out."""
     START_FAILED = "start-failed"
+    OOM_KILL = "oom-kill"
+    """The kernel's OOM killer ended the VM process, as systemd tells."""
     PROCESS_DIED = "process-died"
     """The VM process ended without saying why."""
 

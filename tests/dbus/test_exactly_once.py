@@ -130,8 +130,10 @@ def test_no_mark_is_lost_or_double_when_a_vm_process_dies(
 LAG = 0.5  # seconds that journald is behind
 TAKE_OVER = f"""
 import asyncio, os, signal, sys
+from chdebugd.control import Status
 from chdebugd.options import VmOptions
 from chdebugd.recovery import Recovery
+from chdebugd.remains import Remains
 from chdebugd.trace.journal import Journal
 from chdebugd.trace.ring import Reader, Ring
 from chdebugd.trace.sinks import JournalSink
@@ -147,7 +149,9 @@ async def take_over(journald):
     vm = VM("lag", VmOptions.empty(), None, 0)
     vm.signals.attach(ring)
     asyncio.get_running_loop().call_later({LAG}, os.kill, journald, signal.SIGCONT)
-    await Recovery("").recover(vm, died=True)
+    died = asyncio.get_running_loop().create_future()
+    died.set_result(Status(state="failed", result="process-died"))
+    await Recovery("").recover(Remains(vm), died)
 
 asyncio.run(take_over(int(sys.argv[1])))
 """

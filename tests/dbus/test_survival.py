@@ -56,6 +56,11 @@ def sequence(daemon: Daemon) -> list[int]:
     return [int(entry["SEQ"]) for entry in daemon.journal.entries(MESSAGE_ID=EVENT)]
 
 
+def of_boot(daemon: Daemon, boot: str) -> list[int]:
+    marks = daemon.journal.entries(MESSAGE_ID=EVENT, VM_BOOT=boot)
+    return [int(entry["SEQ"]) for entry in marks]
+
+
 @story
 async def test_marks_made_while_no_daemon_ran_are_signalled_late(
     daemon: Daemon, client: Client
@@ -134,6 +139,31 @@ async def test_a_dead_vm_process_is_told_in_the_journal(daemon: Daemon, client: 
     assert (entry["VM"], entry["RESULT"]) == ("dead", "process-died")
     events = await client.call(path, VM, "GetEvents", "tu", 0, 10)
     assert [event[2] for event in events] == [1]
+
+
+@story
+async def test_what_a_dead_process_left_stays_apart_from_the_next_boot(
+    daemon: Daemon, client: Client
+) -> None:
+    """journald does not read, so the VM is long started again when its end can be told."""
+    daemon.journal.stop()
+    path = await client.start_vm("again", firmware=firmware(daemon, burst(3000) + FOREVER))
+    await client.wait_for(lambda: len(client.events(path)) == 3000)
+    boot = await client.get(path, "BootID")
+    kill_vm_process(daemon, "again")
+    await client.wait_state(path, "failed")
+
+    await client.call(path, VM, "Start")
+    next_boot = await client.get(path, "BootID")
+    daemon.journal.go()
+
+    [failed] = await entries(daemon, client, MessageId.VM_FAILED)
+    assert (failed["VM_BOOT"], failed["RESULT"], failed["EVENTS"]) == (boot, "process-died", "3000")
+    assert "failed: The VM process was ended by signal 9 (Killed)" in failed["MESSAGE"]
+    [recovered] = await entries(daemon, client, MessageId.RECOVERED)
+    assert recovered["VM_BOOT"] == boot
+    await client.wait_for(lambda: len(sequence(daemon)) >= 6000)
+    assert of_boot(daemon, boot) == of_boot(daemon, next_boot) == list(range(1, 3001))
 
 
 @story

@@ -48,6 +48,9 @@ def test_what_a_killed_process_left_is_in_the_journal(writers: Writers) -> None:
     assert get(container, VICTIM, "Result") == "process-died"
     written = int(get(container, VICTIM, "EventCount"))
     wait_for(lambda: bool(entries(container, MessageId.RECOVERED, VICTIM)))
+    wait_for(lambda: bool(entries(container, MessageId.VM_FAILED, VICTIM)))
+    [failed] = entries(container, MessageId.VM_FAILED, VICTIM)
+    assert "The VM process was ended by signal 9 (Killed)" in failed["MESSAGE"]
     assert_account(container, VICTIM, written)
     assert_log(container, VICTIM, written)
     writers.close_account()

@@ -1,0 +1,86 @@
+"""What a VM's process left when it died, and why it died."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from chdebugd.launcher import End
+from chdebugd.trace.journal import LEVELS
+from chdebugd.trace.ring import Ring
+from chdebugd.vm import VM
+from chdebugd.vmm.outcome import Result
+
+OUT_OF_MEMORY = (
+    "The kernel's OOM killer ended the VM process, because the host or the unit's control group "
+    "had no memory left; give the VM less, or them more, and see journalctl -k"
+)
+UNKNOWN = "The VM process ended without saying why"
+SIGNALLED = "The VM process was ended by signal {} ({})"
+ADVICE: Mapping[int, str] = MappingProxyType(
+    {signal.SIGKILL: "; where the kernel did it, for want of memory, journalctl -k says so"}
+)
+
+
+def why_died(vm: VM) -> tuple[Result, str]:
+    """What the ring tells of the end of a process that could not speak."""
+    if vm.kill_requested:
+        return Result.KILLED, "Killed on request, with its process"
+    call = vm.ring.forbidden_call if vm.ring else None
+    if call is not None:
+        return (
+            Result.FORBIDDEN_CALL,
+            f"A guest's thread was ended at system call {call}, which its filter forbids; "
+            "suspect the guest, and report this as a bug",
+        )
+    return Result.PROCESS_DIED, UNKNOWN
+
+
+def how_died(end: End) -> tuple[Result, str]:
+    """What who started the process tells, where its VM has Result.PROCESS_DIED."""
+    if end.is_out_of_memory:
+        return Result.OOM_KILL, OUT_OF_MEMORY
+    if end.signal:
+        text = SIGNALLED.format(end.signal, signal.strsignal(end.signal))
+        return Result.PROCESS_DIED, text + ADVICE.get(end.signal, "; report this as a bug")
+    return Result.PROCESS_DIED, UNKNOWN
+
+
+class Remains:
+    """On descriptors of its own: the VM may start again or be removed before all is written."""
+
+    def __init__(self, vm: VM) -> None:
+        """Call when the process is found dead; raises OSError where no file may be opened."""
+        self.name = vm.name
+        self.counts = vm.counts
+        self.level = LEVELS[vm.options.request.log_level]
+        self.code_map = vm.options.request.code_map
+        with contextlib.ExitStack() as stack:
+            self.ring = Ring(os.dup(vm.ring.fd)) if vm.ring else None
+            if self.ring is not None:
+                stack.callback(self.ring.close)
+            self._log_fd = _dup_log(vm)
+            stack.callback(self._close_log)
+            self._files = stack.pop_all()
+
+    def take_log(self) -> int:
+        """The log file's descriptor, now the caller's; -1 where there is none."""
+        fd, self._log_fd = self._log_fd, -1
+        return fd
+
+    def _close_log(self) -> None:
+        fd = self.take_log()
+        if fd >= 0:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        self._files.close()
+
+
+def _dup_log(vm: VM) -> int:
+    logs = [file.fd for file in vm.files if file.role.role == "log-file"]
+    return os.dup(logs[0]) if logs else -1
