@@ -10,6 +10,12 @@ SHUTDOWN = (
     b"\xee"  # out %al, %dx
     b"\xf4"  # hlt
 )
+RESET = (
+    b"\xba\x00\x06"  # mov $0x600, %dx
+    b"\xb0\x01"  # mov $1, %al
+    b"\xee"  # out %al, %dx
+    b"\xf4"  # hlt
+)
 CLI_HLT = (
     b"\xfa"  # cli
     b"\xf4"  # hlt

@@ -377,10 +377,15 @@ async def connected(address: str) -> AsyncIterator[Client]:
     try:
         yield client
     finally:
-        bus.disconnect()
-        await bus.wait_for_disconnect()
-        bus._stream.close()
-        bus._sock.close()
+        await disconnect(bus)
+
+
+async def disconnect(bus: MessageBus) -> None:
+    """And close what dbus-next leaves to the garbage collector."""
+    bus.disconnect()
+    await bus.wait_for_disconnect()
+    bus._stream.close()
+    bus._sock.close()
 
 
 async def restarted(daemon: Daemon, client: Client, number: int = signal.SIGKILL) -> None:

@@ -15,7 +15,7 @@ import pytest
 from chdebugd.dbus_library import Variant
 from chdebugd.trace.journal import MessageId
 from tests.dbus.conftest import VM, Client, Daemon, ErrorReply, file_with, story, vm_pids
-from tests.guests import SHUTDOWN, SLEEP, mark, rom
+from tests.guests import RESET, SHUTDOWN, SLEEP, mark, rom
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
 
@@ -166,17 +166,6 @@ async def test_a_guest_that_ignores_its_power_button_is_switched_off(
     assert await client.get(path, "Result") == "stopped"
 
 
-RESETS_ITSELF = (
-    mark(0x60)
-    + (
-        b"\xba\x00\x06"  # mov $0x600, %dx
-        b"\xb0\x01"  # mov $1, %al
-        b"\xee"  # out %al, %dx
-        b"\xf4"  # hlt
-    )
-)
-
-
 def states_signalled(client: Client, path: str) -> list[str]:
     changes = [m.body[1] for m in client.signals if m.path == path and m.body[0] == VM]
     return [change["State"].value for change in changes if "State" in change]
@@ -184,7 +173,7 @@ def states_signalled(client: Client, path: str) -> list[str]:
 
 @story
 async def test_each_step_of_a_life_is_told_once(daemon: Daemon, client: Client) -> None:
-    guest = file_with(daemon.runtime_dir.parent, rom(RESETS_ITSELF))
+    guest = file_with(daemon.runtime_dir.parent, rom(mark(0x60) + RESET))
     path = await client.start_vm("fw0", firmware=Variant("s", str(guest)))
     await client.wait_for(lambda: len(client.events(path)) >= 3)
     await client.call(path, VM, "Kill")

@@ -25,6 +25,7 @@ from tests.dbus.conftest import (
     Daemon,
     ErrorReply,
     connected,
+    disconnect,
     file_with,
     story,
 )
@@ -123,10 +124,7 @@ async def faulty_service(address: str) -> AsyncIterator[Bus]:
     try:
         yield bus
     finally:
-        bus.disconnect()
-        await bus.wait_for_disconnect()
-        bus._stream.close()
-        bus._sock.close()
+        await disconnect(bus)
 
 
 @pytest.mark.parametrize("member", ["Fail", "Lie"])

@@ -6,18 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.guests import mark, rom
+from tests.guests import RESET, mark, rom
 
 TIMEOUT = 60  # seconds
-RESETS_ITSELF = (
-    mark(0x60)
-    + (
-        b"\xba\x00\x06"  # mov $0x600, %dx
-        b"\xb0\x01"  # mov $1, %al
-        b"\xee"  # out %al, %dx
-        b"\xf4"  # hlt
-    )
-)
 KILLED_BEHIND_A_RESET = """
 import os
 import sys
@@ -45,7 +36,7 @@ loop.run()
 
 def test_a_kill_counts_although_the_guest_has_just_reset_itself(tmp_path: Path) -> None:
     firmware = tmp_path / "firmware"
-    firmware.write_bytes(rom(RESETS_ITSELF))
+    firmware.write_bytes(rom(mark(0x60) + RESET))
     command = [sys.executable, "-c", KILLED_BEHIND_A_RESET, str(firmware), str(tmp_path)]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)

@@ -18,21 +18,6 @@ UNTOLD = (Progress.MORE, Progress.DRAINED)
 
 
 @pytest.fixture
-def ring() -> Iterator[Ring]:
-    ring = Ring.create()
-    ring.start_boot(0, 0)
-    yield ring
-    ring.close()
-
-
-@pytest.fixture
-def journald(tmp_path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-        sock.bind(str(tmp_path / "socket"))
-        yield sock
-
-
-@pytest.fixture
 def journal(journald: socket.socket) -> Iterator[Journal]:
     journal = Journal(journald.getsockname())
     yield journal

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ def same_layout() -> list[str]:
     """Words before a command; none where a container forbids it (personality(2))."""
     allowed = subprocess.run([*SAME_LAYOUT, "true"], capture_output=True, check=False)
     return [] if allowed.returncode else SAME_LAYOUT
-
-
-@pytest.fixture
-def ring() -> Iterator[Ring]:
-    ring = Ring.create()
-    ring.start_boot(0, 0)
-    yield ring
-    ring.close()
 
 
 @pytest.mark.parametrize(
