@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.images import LOAD_ADDRESS, pvh_elf
 
-AP_ADDRESS = 0x8000
 COUNT_ADDRESS = 0x9000
 FIRST_CODE = 0x80  # the mark of APIC id 0; id n writes this plus n
 

@@ -72,12 +72,6 @@ class Boot:
     """What one mark costs the guest on that host, 0 where nobody measured."""
 
     @property
-    def last_nsec(self) -> int:
-        """The time of the last thing it tells."""
-        marks = [mark.elapsed_nsec for mark in self.marks]
-        return max([phase.elapsed_nsec for phase in self.phases] + marks, default=0)
-
-    @property
     def missing(self) -> int:
         """Marks that were made and are not here, by their sequence numbers."""
         return (self.marks[-1].seq if self.marks else 0) - len(self.marks)

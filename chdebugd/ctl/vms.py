@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from chdebugd.ctl.arguments import Verbs, output_of, place_of
@@ -15,8 +14,6 @@ from chdebugd.object_path import vm_name
 
 STOP_TIMEOUT = 10.0  # seconds a guest has to obey its power button
 LAST_MARKS = 10  # so many of them status shows
-
-Work = Callable[[BusClient, str], Awaitable[None]]
 
 
 def add(verbs: Verbs) -> None:

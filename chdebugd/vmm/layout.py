@@ -58,7 +58,6 @@ PCI_SLOTS = 32
 PIT_GSI = 2  # ISA IRQ 0, as every PC has it
 KEYBOARD_GSI = 1
 COM1_GSI = 4
-RTC_GSI = 8
 SCI_GSI = 9
 PCI_GSIS = (10, 11)  # what INTx pins share
 

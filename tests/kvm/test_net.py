@@ -21,8 +21,8 @@ from tests.virtio_driver import BUFFERS, QUEUE_STEP, RINGS, WRITE, VirtioDriver
 pytestmark = pytest.mark.kvm
 Build = Callable[..., tuple[Machine, threading.Event]]
 
-IFF_TUN, IFF_NO_PI, IFF_UP = 0x0001, 0x1000, 0x1
-TUNSETIFF, SIOCGIFFLAGS, SIOCSIFFLAGS = 0x4004_54CA, 0x8913, 0x8914
+IFF_NO_PI, IFF_UP = 0x1000, 0x1
+TUNSETIFF, SIOCSIFFLAGS = 0x4004_54CA, 0x8914
 CLONE_NEWNET = 0x4000_0000
 RECEIVE, SEND = 0, 1
 MAC = "52:54:00:80:00:01"

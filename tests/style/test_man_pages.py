@@ -25,7 +25,6 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "packaging/man").glob("*.[1-8]"))
 IDS = [page.name for page in PAGES]
 FACES = sorted((ROOT / "dbus").glob("*.xml"))
-COMMANDS = {"chdebugd.8": "chdebugd", "chdebug-mark.1": ""}
 EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 SAYS = {"true": "", "const": ", const", "false": ", no signal"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-ZERO, ONE, BYTE, WORD, DWORD, STRING = 0x00, 0x01, 0x0A, 0x0B, 0x0C, 0x0D
+ZERO, ONE, BYTE, WORD, DWORD = 0x00, 0x01, 0x0A, 0x0B, 0x0C
 NAME, SCOPE, BUFFER, PACKAGE, DEVICE = b"\x08", b"\x10", b"\x11", b"\x12", b"\x5b\x82"
 END_TAG = b"\x79\x00"  # of a resource template; 0 is "no checksum" (6.4.2.9)
 

@@ -37,7 +37,6 @@ class SetupHeader:
         self.raw = first[HEADER_START : MAGIC_AT + first[0x201]]
         self.setup_size = ((first[0x1F1] or 4) + 1) * SECTOR
         (self.initrd_addr_max,) = struct.unpack_from("<I", first, 0x22C)
-        self.relocatable = first[0x234]
         (self.cmdline_size,) = struct.unpack_from("<I", first, 0x238)
         (self.pref_address,) = struct.unpack_from("<Q", first, 0x258)
         (self.init_size,) = struct.unpack_from("<I", first, 0x260)

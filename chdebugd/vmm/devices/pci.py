@@ -9,7 +9,6 @@ from chdebugd.errors import LimitExceededError
 from chdebugd.vmm.layout import PCI_SLOTS
 
 ENABLE = 1 << 31
-MULTIFUNCTION = 0x80
 HOST_BRIDGE_CLASS = 0x060000
 
 
