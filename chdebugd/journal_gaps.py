@@ -28,8 +28,8 @@ from chdebugd.trace.journal_reader import (
     marks_sent_again,
     wait_for_takeover,
 )
+from chdebugd.trace.journal_sink import entry_again
 from chdebugd.trace.ring import CAPACITY, KEPT, Reader, Ring
-from chdebugd.trace.sinks import entry_again
 from chdebugd.vm import VM
 
 log = logging.getLogger(__name__)

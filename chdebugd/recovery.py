@@ -12,8 +12,10 @@ from chdebugd.remains import Remains
 from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.journal import ERR, INFO, SOCKET, WARNING, Journal, MessageId, entry
 from chdebugd.trace.journal_reader import last_mark, last_sequence, wait_for_takeover
+from chdebugd.trace.journal_sink import JournalSink
+from chdebugd.trace.log_sink import LogSink
 from chdebugd.trace.ring import CAPACITY, Reader, Ring
-from chdebugd.trace.sinks import JournalSink, LogSink, Progress
+from chdebugd.trace.sink import Progress
 from chdebugd.vmm.outcome import GOOD
 
 RETRY = 0.1  # seconds until a journald without a socket is tried again

@@ -9,7 +9,7 @@ from chdebugd.control import FileRole, StartRequest, close_all
 from chdebugd.errors import LimitExceededError
 from chdebugd.text_output import LINES_A_SECOND, FileText, JournalText, Output, PtyText, SocketText
 from chdebugd.trace.journal import INFO, LEVELS, SOCKET, WARNING, Journal, MessageId
-from chdebugd.trace.sinks import JournalSink
+from chdebugd.trace.journal_sink import JournalSink
 from chdebugd.vm_loop import VmLoop
 from chdebugd.vm_sinks import VmSinks
 from chdebugd.vmm.boot.demo import open_demo_guest

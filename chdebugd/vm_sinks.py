@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 
 from chdebugd.trace.journal import WARNING, Journal, MessageId
+from chdebugd.trace.journal_sink import JournalSink
+from chdebugd.trace.log_sink import LogSink
 from chdebugd.trace.pace import LOOK, Pace
 from chdebugd.trace.ring import Reader, Ring
-from chdebugd.trace.sinks import JournalSink, LogSink, Progress
+from chdebugd.trace.sink import Progress
 from chdebugd.vm_loop import VmLoop
 
 LINGER = 0.001  # seconds until a sink looks again before it sleeps: a burst then costs no wake-ups

@@ -135,8 +135,8 @@ from chdebugd.options import VmOptions
 from chdebugd.recovery import Recovery
 from chdebugd.remains import Remains
 from chdebugd.trace.journal import Journal
+from chdebugd.trace.journal_sink import JournalSink
 from chdebugd.trace.ring import Reader, Ring
-from chdebugd.trace.sinks import JournalSink
 from chdebugd.vm import VM
 
 async def take_over(journald):

@@ -26,7 +26,7 @@ DOORS = {
     "cffi": {"vmm.kvm_build", "vmm.virtio.engine_build", "trace.ring_build"},
     "_cffi_backend": set(),
     "threading": {
-        "trace.sinks",
+        "trace.journal_sink",
         "vmm.bus",
         "vmm.devices.power",
         "vmm.devices.serial",

@@ -11,8 +11,9 @@ import pytest
 
 from chdebugd.trace.codemap import CodeMap
 from chdebugd.trace.journal import INFO, Journal, MessageId
+from chdebugd.trace.journal_sink import JournalSink
 from chdebugd.trace.ring import Reader, Ring
-from chdebugd.trace.sinks import JournalSink, Progress
+from chdebugd.trace.sink import Progress
 
 UNTOLD = (Progress.MORE, Progress.DRAINED)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from chdebugd.trace.journal import ERR, INFO, Journal, MessageId
+from chdebugd.trace.journal_sink import JournalSink
+from chdebugd.trace.log_sink import LogSink
 from chdebugd.trace.ring import BATCH, Reader, Ring
-from chdebugd.trace.sinks import JournalSink, LogSink, Progress
+from chdebugd.trace.sink import Progress
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import socket
 from pathlib import Path
 
 from chdebugd.trace.journal import WARNING, Journal, MessageId
+from chdebugd.trace.journal_sink import JournalSink
 from chdebugd.trace.ring import CAPACITY, Ring
-from chdebugd.trace.sinks import JournalSink
 from chdebugd.vm_loop import VmLoop
 from chdebugd.vm_sinks import VmSinks
 
