@@ -18,7 +18,8 @@ from chdebugd.errors import (
     LimitExceededError,
     WrongStateError,
 )
-from chdebugd.options import LOGS, FileOption
+from chdebugd.given import FileOption
+from chdebugd.options import LOGS
 
 # O_NONBLOCK: a FIFO that nobody writes must not hold us up before we see what it is.
 COMMON = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK

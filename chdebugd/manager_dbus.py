@@ -13,9 +13,10 @@ from chdebugd.bus_dbus import CallError, to_broker
 from chdebugd.dbus_library import Variant
 from chdebugd.event_dbus import EventSignals
 from chdebugd.face_dbus import Face, method, prop
+from chdebugd.given import Value
 from chdebugd.manager import Manager
 from chdebugd.object_path import vm_path
-from chdebugd.options import Value, check_name, parse_options
+from chdebugd.options import check_name, parse_options
 from chdebugd.polkit_dbus import OPEN_FILES, Authority
 from chdebugd.server_dbus import Call, Server
 from chdebugd.trace.codemap import CodeMap, CodeMapError

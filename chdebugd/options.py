@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from chdebugd.control import FileRole, StartRequest
-from chdebugd.errors import InvalidNameError, InvalidOptionError, LimitExceededError
+from chdebugd.errors import InvalidNameError, LimitExceededError
+from chdebugd.given import FileOption, Parser, Value, given_to_json
 from chdebugd.limits import Limits
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -22,23 +23,6 @@ CMDLINE_MAX = 65535
 TEXT_MODES = "off, journal, pty, socket or file:PATH"
 LOGS = frozenset({"log-file", "serial", "debug-console", "firmware-debug"})
 MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
-
-
-@dataclass(frozen=True)
-class Value:
-    """A variant as it came: its D-Bus signature and what is in it."""
-
-    signature: str
-    value: Any
-
-
-@dataclass(frozen=True)
-class FileOption:
-    """A file that an option names: a path, or the index of a descriptor of the message."""
-
-    role: FileRole
-    path: str | None
-    fd_index: int = -1
 
 
 @dataclass(frozen=True)
@@ -57,7 +41,7 @@ class VmOptions:
 
     def to_json(self) -> dict[str, Any]:
         """The options as given, in JSON's types."""
-        return _to_json(self.given)
+        return given_to_json(self.given)
 
     @property
     def names_paths(self) -> bool:
@@ -67,25 +51,6 @@ class VmOptions:
             and (each.role.role not in LOGS or each.path.startswith("/") or ".." in each.path)
             for each in self.files
         )
-
-
-def _to_json(given: dict[str, Value]) -> dict[str, Any]:
-    return {
-        key: [each.signature, [_to_json(item) for item in each.value]]
-        if each.signature == "aa{sv}"
-        else [each.signature, each.value]
-        for key, each in given.items()
-    }
-
-
-def given_from_json(data: dict[str, Any]) -> dict[str, Value]:
-    """What `to_json` made, back again."""
-    return {
-        key: Value(signature, [given_from_json(item) for item in value])
-        if signature == "aa{sv}"
-        else Value(signature, value)
-        for key, (signature, value) in data.items()
-    }
 
 
 def check_name(name: str) -> str:
@@ -98,60 +63,6 @@ def check_name(name: str) -> str:
     return name
 
 
-class _Parser:
-    """Takes one option after the other out of what was given."""
-
-    def __init__(self, given: dict[str, Value], prefix: str = "") -> None:
-        self._left = dict(given)
-        self._prefix = prefix
-
-    def error(self, key: str, what: str) -> InvalidOptionError:
-        return InvalidOptionError(f"Option '{self._prefix}{key}' {what}")
-
-    def take(self, key: str, signature: str, default: Any) -> Any:
-        """The value of `key`, of this D-Bus type."""
-        if key not in self._left:
-            return default
-        value = self._left.pop(key)
-        if value.signature != signature:
-            raise self.error(key, f"has type '{value.signature}'; it must have type '{signature}'")
-        return value.value
-
-    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> str:
-        value = str(self.take(key, "s", default))
-        if value not in choices:
-            raise self.error(key, f"is '{value}'; it must be one of {', '.join(choices)}")
-        return value
-
-    def is_descriptor(self, key: str) -> bool:
-        """Whether `key` is given, and as an open file."""
-        return key in self._left and self._left[key].signature == "h"
-
-    def file(self, key: str, role: FileRole) -> FileOption | None:
-        """A path or a descriptor."""
-        if key not in self._left:
-            return None
-        value = self._left.pop(key)
-        if value.signature == "h":
-            return FileOption(role, None, int(value.value))
-        if value.signature != "s":
-            raise self.error(
-                key, f"has type '{value.signature}'; give a path 's' or descriptor 'h'"
-            )
-        if not value.value or "\0" in value.value:
-            raise self.error(key, "is not a path; name a file")
-        return FileOption(_named(role, value.value), value.value)
-
-    def finish(self, known: str) -> None:
-        """Whatever nobody took is unknown."""
-        for key in self._left:
-            raise self.error(key, f"is unknown; known are {known}")
-
-
-def _named(role: FileRole, name: str) -> FileRole:
-    return FileRole(role.role, name, role.readonly, role.id, role.mac)
-
-
 KNOWN = (
     "kernel initrd cmdline firmware cpus memory disks net rng serial debug-console firmware-debug "
     "log-file log-level code-map on-full"
@@ -160,7 +71,7 @@ KNOWN = (
 
 def parse_options(given: dict[str, Value], limits: Limits) -> VmOptions:
     """Check all options; raises InvalidOptionError or LimitExceededError."""
-    parser = _Parser(given)
+    parser = Parser(given)
     files: list[FileOption] = []
     for key in ("kernel", "initrd", "firmware", "log-file"):
         option = parser.file(key, FileRole(key, "descriptor", key != "log-file"))
@@ -184,14 +95,14 @@ def parse_options(given: dict[str, Value], limits: Limits) -> VmOptions:
     return VmOptions(request, tuple(files), given)
 
 
-def _check_images(roles: set[str], parser: _Parser) -> None:
+def _check_images(roles: set[str], parser: Parser) -> None:
     if {"kernel", "firmware"} <= roles:
         raise parser.error("firmware", "cannot stand beside 'kernel'; give one of them")
     if "initrd" in roles and "kernel" not in roles:
         raise parser.error("initrd", "needs a 'kernel'; give both")
 
 
-def _in_range(parser: _Parser, key: str, signature: str, default: int, low: int, high: int) -> int:
+def _in_range(parser: Parser, key: str, signature: str, default: int, low: int, high: int) -> int:
     value = int(parser.take(key, signature, default))
     if value < low:
         raise parser.error(key, f"is {value}; it must be at least {low}")
@@ -203,28 +114,28 @@ def _in_range(parser: _Parser, key: str, signature: str, default: int, low: int,
     return value
 
 
-def _memory(parser: _Parser, limits: Limits) -> int:
+def _memory(parser: Parser, limits: Limits) -> int:
     memory = _in_range(parser, "memory", "t", 512 << 20, MEMORY_MIN, limits.memory_per_vm)
     if memory % PAGE:
         raise parser.error("memory", f"is {memory} bytes; it must be a multiple of {PAGE}")
     return memory
 
 
-def _cmdline(parser: _Parser) -> str:
+def _cmdline(parser: Parser) -> str:
     cmdline = str(parser.take("cmdline", "s", ""))
     if len(cmdline.encode()) > CMDLINE_MAX:
         raise parser.error("cmdline", f"is longer than {CMDLINE_MAX} bytes; shorten it")
     return cmdline
 
 
-def _code_map(parser: _Parser) -> str:
+def _code_map(parser: Parser) -> str:
     name = str(parser.take("code-map", "s", ""))
     if name and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise parser.error("code-map", f"is '{name[:80]}'; give a map's name, such as u-boot")
     return name
 
 
-def _text_port(parser: _Parser, key: str, files: list[FileOption]) -> str:
+def _text_port(parser: Parser, key: str, files: list[FileOption]) -> str:
     """The mode; `file:PATH` and a descriptor add a file and become `file`."""
     if parser.is_descriptor(key):
         option = parser.file(key, FileRole(key, "descriptor", False))
@@ -241,12 +152,12 @@ def _text_port(parser: _Parser, key: str, files: list[FileOption]) -> str:
 
 
 def _devices(
-    parser: _Parser, key: str, parse: Callable[[_Parser, int], FileOption]
+    parser: Parser, key: str, parse: Callable[[Parser, int], FileOption]
 ) -> list[FileOption]:
     """An array of dictionaries, each one device."""
     devices: list[FileOption] = []
     for at, each in enumerate(parser.take(key, "aa{sv}", [])):
-        inner = _Parser(each, f"{key}[{at}].")
+        inner = Parser(each, f"{key}[{at}].")
         devices.append(parse(inner, at))
         if devices[-1].role.id in {other.role.id for other in devices[:-1]}:
             raise inner.error("id", f"is '{devices[-1].role.id}' a second time; give another")
@@ -254,7 +165,7 @@ def _devices(
     return devices
 
 
-def _disk(parser: _Parser, at: int) -> FileOption:
+def _disk(parser: Parser, at: int) -> FileOption:
     readonly = bool(parser.take("readonly", "b", False))
     name = str(parser.take("id", "s", f"disk{at}"))
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,20}", name):
@@ -265,7 +176,7 @@ def _disk(parser: _Parser, at: int) -> FileOption:
     return option
 
 
-def _net(parser: _Parser, at: int) -> FileOption:
+def _net(parser: Parser, at: int) -> FileOption:
     mac = str(parser.take("mac", "s", f"52:54:00:80:00:{at & 0xFF:02x}"))
     if not MAC.fullmatch(mac) or int(mac[:2], 16) & 1:
         raise parser.error("mac", f"is '{mac[:80]}'; give a unicast MAC address")

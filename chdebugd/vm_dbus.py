@@ -9,8 +9,8 @@ from typing import Any
 from chdebugd.dbus_library import Variant
 from chdebugd.event_dbus import DEBUG_EVENT, INTERFACE, details
 from chdebugd.face_dbus import Face, method, prop
+from chdebugd.given import Value
 from chdebugd.manager import Manager
-from chdebugd.options import Value
 from chdebugd.server_dbus import Call
 from chdebugd.trace.event import COMPONENT_OF
 from chdebugd.vm import VM

@@ -17,8 +17,9 @@ from typing import Any
 from chdebugd.control import Status
 from chdebugd.counts import Counts
 from chdebugd.errors import ChdebugdError
+from chdebugd.given import given_from_json
 from chdebugd.limits import Limits
-from chdebugd.options import VmOptions, given_from_json, parse_options
+from chdebugd.options import VmOptions, parse_options
 from chdebugd.vm import VM
 from chdebugd.vm_directories import VmDirectories
 

@@ -14,8 +14,9 @@ import pytest
 
 from chdebugd.control import StartRequest
 from chdebugd.errors import ChdebugdError
+from chdebugd.given import Value
 from chdebugd.limits import Limits
-from chdebugd.options import KNOWN, Value, parse_options
+from chdebugd.options import KNOWN, parse_options
 from chdebugd.state import State
 from chdebugd.trace.event import COMPONENT_OF
 from chdebugd.trace.journal import MessageId

@@ -14,7 +14,7 @@ from pathlib import Path
 from chdebugd.control import FileRole
 from chdebugd.errors import ChdebugdError
 from chdebugd.files import FileOpener
-from chdebugd.options import FileOption
+from chdebugd.given import FileOption
 option = FileOption(FileRole("disk", "disk", sys.argv[2] == "ro", "root"), sys.argv[1])
 try:
     FileOpener(Path("/nowhere")).open_all((option,), [])

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chdebugd.errors import InvalidNameError, InvalidOptionError, LimitExceededError
+from chdebugd.given import Value, given_from_json
 from chdebugd.limits import Limits
-from chdebugd.options import Value, VmOptions, check_name, given_from_json, parse_options
+from chdebugd.options import VmOptions, check_name, parse_options
 
 LIMITS = Limits(memory_per_vm=1 << 30, vcpus_per_vm=8)
 
