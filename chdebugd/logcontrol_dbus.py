@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from chdebugd import log
 from chdebugd.dbus_library import ErrorType
 from chdebugd.face_dbus import Face, prop, writable
-from chdebugd.server_dbus import CallRefusedError
+from chdebugd.object_tree_dbus import CallRefusedError
 from chdebugd.trace.journal import IDENTIFIER
 
 LOG_CONTROL_PATH = "/org/freedesktop/LogControl1"
