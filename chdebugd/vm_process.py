@@ -38,6 +38,7 @@ from chdebugd.vmm.outcome import Result
 POWER_OFF = signal.SIGRTMIN + 4  # what `machinectl poweroff` sends (machinectl(1))
 SWITCH_INTERVAL = 0.0002  # seconds that an exit of the guest waits for sinks that drain (the GIL)
 TERM_TIMEOUT_USEC = 10_000_000  # what a guest has after SIGTERM to obey its power button
+ACCEPT_AGAIN = 0.5  # seconds until a daemon that could not be let in is tried again
 UNWANTED_AFTER = 60.0  # seconds without a start request: the daemon that wanted us is dead
 
 
@@ -74,6 +75,9 @@ class VmProcess:
         self._listener.bind(self._path)
         os.chmod(self._path, 0o600)
         self._listener.listen(4)
+        self._await_daemon()
+
+    def _await_daemon(self) -> None:
         self.loop.add_reader(self._listener, self._accept)
 
     def _watch_signals(self) -> None:
@@ -92,7 +96,12 @@ class VmProcess:
             self._life.stop(TERM_TIMEOUT_USEC, lambda _: None)
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # we, or the host, may open no more files: whoever it is, waits
+            self.loop.remove(self._listener)
+            self.loop.call_later("accept", ACCEPT_AGAIN, self._await_daemon)
+            return
         channel = Channel(connection)
         _, uid = channel.peer()
         if uid not in (0, os.getuid()):
