@@ -100,10 +100,14 @@ class VmLife:
         self._boot(began)
 
     def pause(self) -> None:
-        """Stop the guest between two instructions."""
+        """Stop the guest between two instructions; raises WrongStateError where it is over."""
         machine = self._running("pause")
         self._halt_watch.end()
         machine.pause()
+        if machine.outcome is not None:  # another boot may follow, which would run
+            raise WrongStateError(
+                f"VM '{self.name}' has just ended its boot; see its State, and call again"
+            )
         self._enter(State.PAUSED)
 
     def resume(self) -> None:
@@ -262,7 +266,9 @@ class VmLife:
         outcome = machine.outcome
         if outcome.result == Result.RESET and self._switched_off:
             outcome = self._switched_off  # it came while the guest's reset was not heard yet
-        if outcome.result == Result.RESET and self.status.state != State.STOPPING:
+        if outcome.result == Result.RESET and self.status.state == State.STOPPING:
+            outcome = Outcome(Result.STOPPED, "Stopped on request; the guest reset itself")
+        if outcome.result == Result.RESET:
             self._next_boot(outcome)
         else:
             self._loop.cancel("stop")

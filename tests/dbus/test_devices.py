@@ -152,6 +152,24 @@ async def test_a_guest_obeys_its_power_button(daemon: Daemon, client: Client) ->
 
 
 @story
+async def test_a_guest_that_resets_itself_at_its_power_button_has_stopped(
+    daemon: Daemon, client: Client
+) -> None:
+    off = b"\xba\x14\x06\xb8\x00\x34\xef"
+    code = OBEYS_POWER_BUTTON.replace(off, RESET)
+    guest = file_with(daemon.runtime_dir.parent, rom(code))
+    path = await client.start_vm("fw0", firmware=Variant("s", str(guest)))
+    await client.wait_for(lambda: len(client.events(path)) == 1)
+
+    await client.call(path, VM, "Stop", "t", 60_000_000)
+
+    await client.wait_state(path, "stopped", "failed")
+    assert await client.get(path, "State") == "stopped"
+    assert await client.get(path, "Result") == "stopped"
+    assert await client.get(path, "BootCount") == 1
+
+
+@story
 async def test_a_guest_that_ignores_its_power_button_is_switched_off(
     daemon: Daemon, client: Client
 ) -> None:
