@@ -16,6 +16,7 @@ from chdebugd.object_path import encode
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
+UNIT = "org.freedesktop.systemd1.Unit"
 SERVICE = "org.freedesktop.systemd1.Service"
 UNIT_PATH = MANAGER_PATH + "/unit/"
 JOURNALD_PATH = UNIT_PATH + encode("systemd-journald.service")
@@ -31,6 +32,8 @@ ASKED_IN_VAIN = frozenset(
     )
 )
 MATCH_JOBS = f"type='signal',sender='{SYSTEMD}',interface='{MANAGER}',member='JobRemoved'"
+BROKER = "org.freedesktop.DBus"
+MATCH_OWNER = f"type='signal',sender='{BROKER}',member='NameOwnerChanged',arg0='{SYSTEMD}'"
 SIGKILL = 9
 CALL_TIMEOUT = 20.0  # seconds; callers of ours wait 25 s (sd_bus_set_method_call_timeout(3))
 KILL_TIMEOUT = 3.0  # seconds; a call that systemd takes up later does its work all the same
@@ -38,6 +41,7 @@ NAME_TIMEOUT = 10.0  # seconds
 NAME_STEP = 0.05  # seconds
 END_TIMEOUT = 5.0  # seconds for systemd to tell of an end
 END_STEP = 0.02  # seconds between two questions
+JOB_LOOK = 5.0  # seconds until a unit is asked whether the end of its job was missed
 JOB_TIMEOUT = 100.0  # seconds; longer than systemd itself waits for READY=1
 
 
@@ -59,12 +63,14 @@ class SystemdLauncher:
         self._early: dict[str, str] = {}
         self._starting = 0
         self._owner = ""
+        bus.add_message_handler(self._owner_changed)
         bus.add_message_handler(self._job_removed)
 
     async def subscribe(self) -> None:
         """Ask for the end of jobs; once, before the first start."""
         await self._learn_owner()
-        await self._bus.request(to_broker("AddMatch", "s", MATCH_JOBS))
+        for match in (MATCH_OWNER, MATCH_JOBS):
+            await self._bus.request(to_broker("AddMatch", "s", match))
         await self._call("Subscribe", "", [])
 
     async def _learn_owner(self) -> None:
@@ -93,7 +99,7 @@ class SystemdLauncher:
             await self._learn_owner()  # another one after systemd's daemon-reexec
             job = await self._start_unit(unit)
             async with asyncio.timeout(JOB_TIMEOUT):
-                result = await self._result(job)
+                result = await self._result(job, unit)
         except TimeoutError:
             raise StartFailedError(
                 f"{unit} did not start within {JOB_TIMEOUT:.0f} s; see journalctl -u {unit}"
@@ -120,16 +126,32 @@ class SystemdLauncher:
             raise StartFailedError(f"systemd did not start {unit}: {error}; see {look}") from None
         return str(job)
 
-    async def _result(self, job: str) -> str:
+    async def _result(self, job: str, unit: str) -> str:
         """The job may have ended before systemd's answer reached us."""
         if job in self._early:
             return self._early.pop(job)
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._jobs[job] = future
         try:
-            return await future
+            while not await _is_done(future, JOB_LOOK):
+                if await self._is_active(unit):
+                    return "done"
+            return future.result()
         finally:
             self._jobs.pop(job, None)
+
+    async def _is_active(self, unit: str) -> bool:
+        """Systemd that executes itself anew is off the bus for a moment, and tells nothing then."""
+        state = ""
+        with contextlib.suppress(CallError):
+            state = await _ask(self._bus, UNIT_PATH + encode(unit), UNIT, "ActiveState")
+        return state == "active"
+
+    def _owner_changed(self, message: Message) -> None:
+        """By daemon-reexec systemd gets another unique name, and takes its jobs along."""
+        is_signal = message.message_type == MessageType.SIGNAL and message.sender == BROKER
+        if is_signal and message.member == "NameOwnerChanged" and message.body[0] == SYSTEMD:
+            self._owner = message.body[2]
 
     def _job_removed(self, message: Message) -> None:
         """Only systemd's word counts: anyone may send a signal to us."""
@@ -160,16 +182,16 @@ class SystemdLauncher:
         with contextlib.suppress(TimeoutError, CallError):
             async with asyncio.timeout(END_TIMEOUT):
                 await self._wait_ended(path)
-                result = await _ask(self._bus, path, "Result")
+                result = await _ask(self._bus, path, SERVICE, "Result")
                 if result == "oom-kill":
                     return End(SIGKILL, is_out_of_memory=True)
                 if result in ("signal", "core-dump"):
-                    return End(int(await _ask(self._bus, path, "ExecMainStatus")))
+                    return End(await _ask(self._bus, path, SERVICE, "ExecMainStatus"))
         return None
 
     async def _wait_ended(self, path: str) -> None:
         while True:
-            if not await _ask(self._bus, path, "MainPID"):
+            if not await _ask(self._bus, path, SERVICE, "MainPID"):
                 return
             await asyncio.sleep(END_STEP)
 
@@ -197,19 +219,24 @@ def _may_be_polkits(error: CallError) -> bool:
 async def main_pid(bus: Bus, path: str) -> int:
     """The main process of the service whose object is at `path`; 0 where it has none now."""
     with contextlib.suppress(CallError):
-        return int(await _ask(bus, path, "MainPID"))
+        return int(await _ask(bus, path, SERVICE, "MainPID"))
     return 0
 
 
-async def _ask(bus: Bus, path: str, name: str) -> Any:
-    """A property of the service whose object is at `path`; raises CallError."""
+async def _is_done(future: asyncio.Future[str], within: float) -> bool:
+    done, _ = await asyncio.wait([future], timeout=within)
+    return bool(done)
+
+
+async def _ask(bus: Bus, path: str, interface: str, name: str) -> Any:
+    """A property of the unit whose object is at `path`; raises CallError."""
     ask = Message(
         destination=SYSTEMD,
         path=path,
         interface="org.freedesktop.DBus.Properties",
         member="Get",
         signature="ss",
-        body=[SERVICE, name],
+        body=[interface, name],
     )
     [value] = await bus.request(ask, within=CALL_TIMEOUT)
     return value.value

@@ -1,16 +1,18 @@
-"""The daemon dies, restarts, is upgraded or hangs: guests and their marks do not notice."""
+"""The daemon dies, restarts, is upgraded or hangs, or systemd does: guests do not notice."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from container.container import Container
 
-from tests.system.conftest import get, wait_for
+from tests.system.conftest import TIMEOUT, get, wait_for
 from tests.system.faults import (
     DAEMON,
+    MANAGER,
     NAMES,
     Writers,
     drop_in,
@@ -25,6 +27,7 @@ from tests.system.faults import (
 
 pytestmark = pytest.mark.kvm
 TIMES = 20
+WAIT_FOR_GO = "until test -e /run/go; do sleep 0.1; done"
 RUNNING = dict.fromkeys(NAMES, "running")
 
 
@@ -110,3 +113,30 @@ def test_systemd_ends_a_daemon_that_hangs(writers: Writers) -> None:
         assert list_vms(container) == RUNNING
         writers.wait_for_marks()
     writers.close_account()
+
+
+def test_a_start_goes_on_while_systemd_executes_itself_anew(writers: Writers) -> None:
+    """As an upgrade of systemd or libc has it. The end of the job comes from another bus name."""
+    container = writers.container
+    start = ["busctl", f"--timeout={TIMEOUT}", "call", *MANAGER, "StartVM", "sa{sv}", "slow", "0"]
+    with (
+        drop_in(container, unit_of("slow"), f"ExecStartPre=sh -c '{WAIT_FOR_GO}'"),
+        subprocess.Popen(
+            container.command(*start), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as starting,
+    ):
+        wait_for(lambda: unit_state(container, "slow") == "activating")
+        container.run("systemctl", "daemon-reexec")
+        container.run("touch", "/run/go")
+        said, _ = starting.communicate(timeout=TIMEOUT)
+        container.run("rm", "/run/go")
+
+    assert said == 'o "/org/chdebugd1/vm/slow"\n'
+    assert list_vms(container).items() >= RUNNING.items()
+    writers.wait_for_marks()
+    writers.close_account()
+
+
+def unit_state(container: Container, name: str) -> str:
+    show = ["systemctl", "show", "--property=ActiveState", "--value", unit_of(name)]
+    return container.run(*show).stdout.strip()

@@ -1,4 +1,4 @@
-"""What a start says that systemd refuses: it names polkit where polkit is the likely cause."""
+"""What a start says that systemd refuses, and how it learns of the end of a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from chdebugd.bus_dbus import NO_REPLY, Bus, CallError
-from chdebugd.dbus_library import Message
+from chdebugd.dbus_library import Message, Variant
 from chdebugd.errors import StartFailedError
 from chdebugd.systemd_dbus import SystemdLauncher
 
@@ -78,3 +78,30 @@ def test_a_bus_that_hangs_up_is_not_polkits_doing() -> None:
     said = refusal(SmallBus(CallError(NO_REPLY, "the bus hung up"), hangs_up=True))
 
     assert "polkit" not in said
+
+
+class BusyBus(SmallBus):
+    """Its systemd has a job that ends unheard."""
+
+    def __init__(self) -> None:
+        super().__init__(CallError(NO_REPLY, ""))
+        self.states = ["activating", "active"]
+
+    async def request(self, message: Message, *, within: float | None = None) -> list[Any]:
+        match message.member:
+            case "StartUnit":
+                return ["/org/freedesktop/systemd1/job/7"]
+            case "Get":
+                assert message.body == ["org.freedesktop.systemd1.Unit", "ActiveState"]
+                return [Variant("s", self.states.pop(0))]
+        return await super().request(message, within=within)
+
+
+def test_a_unit_whose_job_ended_unheard_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it may where systemd executes itself anew just then."""
+    monkeypatch.setattr("chdebugd.systemd_dbus.JOB_LOOK", 0.01)
+    bus = BusyBus()
+
+    asyncio.run(SystemdLauncher(cast(Bus, bus)).start("web"))
+
+    assert bus.states == []
