@@ -101,3 +101,4 @@ def test_a_process_that_the_oom_killer_ends_is_told_as_such(writers: Writers) ->
     assert_log(container, VICTIM, written)
     writers.wait_for_marks()
     writers.close_account()
+    container.run("systemctl", "reset-failed", unit_of(VICTIM))  # or the next victim is no news
