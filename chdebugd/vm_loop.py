@@ -56,10 +56,13 @@ class VmLoop:
                 if self._selector.get_map().get(key.fd) is key:  # still so after the others
                     key.data()
             now = time.monotonic()
-            due = [name for name, (when, _) in self._deadlines.items() if when <= now]
-            for name in due:
-                if name in self._deadlines:
+            for name in list(self._deadlines):
+                if self._is_due(name, now):
                     self._deadlines.pop(name)[1]()
+
+    def _is_due(self, name: str, now: float) -> bool:
+        """Also asked behind callbacks, which may cancel each other and put each other off."""
+        return name in self._deadlines and self._deadlines[name][0] <= now
 
     def _timeout(self) -> float | None:
         if not self._deadlines:

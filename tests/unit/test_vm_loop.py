@@ -1,4 +1,4 @@
-"""The VM process's event loop: descriptors that are ready at the same time."""
+"""The VM process's event loop: what is ready, or due, at the same time."""
 
 from __future__ import annotations
 
@@ -31,3 +31,21 @@ def test_what_a_callback_removes_is_not_called_although_it_was_ready() -> None:
     for mine, peer in pairs:
         mine.close()
         peer.close()
+
+
+def test_what_a_deadline_puts_off_or_cancels_is_not_called() -> None:
+    loop, called = VmLoop(), []
+
+    def first() -> None:
+        called.append("first")
+        loop.call_later("put off", 3600, lambda: called.append("put off"))
+        loop.cancel("cancelled")
+        loop.stop()
+
+    loop.call_later("first", 0, first)
+    for name in ("put off", "cancelled"):
+        loop.call_later(name, 0, partial(called.append, name))
+
+    loop.run()
+
+    assert called == ["first"]
