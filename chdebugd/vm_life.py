@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from chdebugd.control import StartRequest, Status
+from chdebugd.control import StartRequest, Status, close_all
 from chdebugd.errors import ChdebugdError, StartFailedError, WrongStateError
 from chdebugd.halt_watch import HaltWatch
 from chdebugd.state import ENDED, State, check_step
@@ -81,6 +81,7 @@ class VmLife:
         """Boot; `done` once vCPU 0 enters the guest. Takes the descriptors in any case."""
         began = time.monotonic_ns()
         if self._equipment is not None:
+            close_all(fds)
             raise WrongStateError(f"VM '{self.name}' is started already")
         self.keep = dict(request.keep)
         self._equipment = Equipment(

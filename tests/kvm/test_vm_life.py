@@ -43,6 +43,17 @@ life.kill(lambda error: None)
 loop.run()
 """
 
+STARTED_TWICE = """
+again = os.open(sys.argv[1], os.O_RDONLY)
+try:
+    life.start(request, [again], lambda error: None)
+except WrongStateError as error:
+    print(error)
+print(os.path.exists(f"/proc/self/fd/{again}"))
+life.kill(lambda error: None)
+loop.run()
+"""
+
 
 def told_behind_a_reset(directory: Path, steps: str) -> str:
     """What `steps` print, which come when the guest has reset itself and nobody heard it yet."""
@@ -63,3 +74,9 @@ def test_a_guest_that_has_just_reset_itself_is_not_paused(tmp_path: Path) -> Non
     told = told_behind_a_reset(tmp_path, PAUSED)
 
     assert told == "VM 'fw0' has just ended its boot; see its State, and call again\n"
+
+
+def test_a_second_start_is_refused_and_its_descriptors_closed(tmp_path: Path) -> None:
+    told = told_behind_a_reset(tmp_path, STARTED_TWICE)
+
+    assert told == "VM 'fw0' is started already\nFalse\n"
