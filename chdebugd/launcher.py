@@ -16,10 +16,9 @@ READY_TIMEOUT = 60.0  # seconds for a VM process to listen
 
 
 class End(NamedTuple):
-    """How a process ended, as far as who started it knows."""
+    """The signal that ended a process, as who started it knows."""
 
-    signal: int = 0
-    """0 where none ended it."""
+    signal: int
     is_out_of_memory: bool = False
 
 
@@ -36,7 +35,7 @@ class Launcher(Protocol):
         """The process is known to be dead."""
 
     async def how_ended(self, name: str) -> End | None:
-        """How the process ended that is known to be dead; None where nobody knows."""
+        """How the process ended that is known to be dead; None where by no signal, or unknown."""
 
 
 class ChildLauncher:
@@ -49,6 +48,7 @@ class ChildLauncher:
 
     async def start(self, name: str) -> None:
         """Start a child and wait until it closes its end of a pipe."""
+        self._ends.pop(name, None)
         try:
             ready, ready_fd = os.pipe()
         except OSError as error:
@@ -90,11 +90,12 @@ class ChildLauncher:
         """Reap it, where it is a child of ours."""
         child = self._children.get(name)
         if child and child.poll() is not None:
-            self._ends[name] = End(signal=max(-child.returncode, 0))
             del self._children[name]
+            if child.returncode < 0:
+                self._ends[name] = End(signal=-child.returncode)
 
     async def how_ended(self, name: str) -> End | None:
-        """How it was reaped; None for a child of an earlier daemon."""
+        """Which signal ended it; None where none did, and for a child of an earlier daemon."""
         return self._ends.pop(name, None)
 
 

@@ -43,10 +43,8 @@ def how_died(end: End) -> tuple[Result, str]:
     """What who started the process tells, where its VM has Result.PROCESS_DIED."""
     if end.is_out_of_memory:
         return Result.OOM_KILL, OUT_OF_MEMORY
-    if end.signal:
-        text = SIGNALLED.format(end.signal, signal.strsignal(end.signal))
-        return Result.PROCESS_DIED, text + ADVICE.get(end.signal, "; report this as a bug")
-    return Result.PROCESS_DIED, UNKNOWN
+    text = SIGNALLED.format(end.signal, signal.strsignal(end.signal))
+    return Result.PROCESS_DIED, text + ADVICE.get(end.signal, "; report this as a bug")
 
 
 class Remains:
