@@ -45,6 +45,8 @@ async def test_a_log_file_at_its_limit_counts_lines_until_it_is_cut(
     await client.wait_for(lambda: log.read_bytes().count(b"\n") == MARKS)
     await client.call(path, VM, "Reset")
     await client.wait_for(lambda: len(told()) == 1)
+    events = MessageId.EVENT.value
+    await client.wait_for(lambda: len(daemon.journal.entries(MESSAGE_ID=events)) == 2 * MARKS)
     before = log.read_bytes()
     with log.open("wb"):
         pass
