@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -70,7 +71,7 @@ class ChildLauncher:
             os.close(ready_fd)
         try:
             async with asyncio.timeout(READY_TIMEOUT):
-                await _wait_closed(ready)
+                await _wait_readable(ready)
         except TimeoutError:
             await self.kill(name)
             raise StartFailedError(
@@ -84,7 +85,11 @@ class ChildLauncher:
         child = self._children.pop(name, None)
         if child:
             child.kill()
-            await asyncio.to_thread(child.wait)
+            with contextlib.suppress(
+                OSError
+            ):  # no file may be opened: the wait is short all the same
+                await _wait_readable(os.pidfd_open(child.pid))
+            child.wait()
 
     def ended(self, name: str) -> None:
         """Reap it, where it is a child of ours."""
@@ -99,13 +104,13 @@ class ChildLauncher:
         return self._ends.pop(name, None)
 
 
-async def _wait_closed(fd: int) -> None:
-    """Until the other end of the pipe is closed."""
+async def _wait_readable(fd: int) -> None:
+    """Until a pipe's other end is closed, or the process of a pidfd is dead; closes `fd`."""
     loop = asyncio.get_running_loop()
-    closed = asyncio.Event()
-    loop.add_reader(fd, closed.set)
+    readable = asyncio.Event()
+    loop.add_reader(fd, readable.set)
     try:
-        await closed.wait()
+        await readable.wait()
     finally:
         loop.remove_reader(fd)
         os.close(fd)
