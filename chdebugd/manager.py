@@ -25,7 +25,7 @@ from chdebugd.limits import Limits
 from chdebugd.log_rotation import reopen_log
 from chdebugd.options import LOGS, VmOptions, check_name
 from chdebugd.recovery import Recovery
-from chdebugd.remains import Remains, how_died, why_died
+from chdebugd.remains import Remains, learn_why, why_died
 from chdebugd.room import check_room
 from chdebugd.state import State
 from chdebugd.systemd_notify import forget_fd, store_fd
@@ -268,25 +268,11 @@ class Manager:
             self._records.remove(vm.name)  # it has just left its last words
         if vm.state == State.CREATED:
             return  # whoever started it knows by the answer
-        died = None
+        remains, died = Remains(vm), None
         if not vm.has_ended:
             vm.set_died(*why_died(vm))
-            died = asyncio.create_task(self._learn_why(vm))
-        self._spawn(self._take_over(vm, Remains(vm), died))
-
-    async def _learn_why(self, vm: VM) -> Status:
-        """Who started the process may know better; what is said of its end from then on."""
-        told = vm.status
-        end = None
-        if told.result == Result.PROCESS_DIED:
-            end = await self._launcher.how_ended(vm.name)
-        if end is None:
-            return told
-        result, sentence = how_died(end)
-        learnt = told._replace(result=result, sentence=sentence)
-        if vm.status is told:  # and has not started again
-            vm.status_came(learnt)
-        return learnt
+            died = asyncio.create_task(learn_why(vm, self._launcher))
+        self._spawn(self._take_over(vm, remains, died))
 
     async def _take_over(self, vm: VM, remains: Remains, died: asyncio.Task[Status] | None) -> None:
         await self._recovery.recover(remains, died)

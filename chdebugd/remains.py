@@ -8,7 +8,8 @@ import signal
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from chdebugd.launcher import End
+from chdebugd.control import Status
+from chdebugd.launcher import End, Launcher
 from chdebugd.trace.journal import LEVELS
 from chdebugd.trace.ring import Ring
 from chdebugd.vm import VM
@@ -39,8 +40,22 @@ def why_died(vm: VM) -> tuple[Result, str]:
     return Result.PROCESS_DIED, UNKNOWN
 
 
-def how_died(end: End) -> tuple[Result, str]:
-    """What who started the process tells, where its VM has Result.PROCESS_DIED."""
+async def learn_why(vm: VM, launcher: Launcher) -> Status:
+    """What is said of a VM's end from now on: who started its process may know better."""
+    told = vm.status
+    end = None
+    if told.result == Result.PROCESS_DIED:
+        end = await launcher.how_ended(vm.name)
+    if end is None:
+        return told
+    result, sentence = _how_died(end)
+    learnt = told._replace(result=result, sentence=sentence)
+    if vm.status is told:  # and has not started again
+        vm.status_came(learnt)
+    return learnt
+
+
+def _how_died(end: End) -> tuple[Result, str]:
     if end.is_out_of_memory:
         return Result.OOM_KILL, OUT_OF_MEMORY
     text = SIGNALLED.format(end.signal, signal.strsignal(end.signal))
