@@ -29,7 +29,8 @@ def evaluate(page: str, script: str, directory: Path, *, size: str = "1300,1000"
     }});
     </script></body>"""
     path = directory / "page.html"
-    path.write_text(page.replace("</body>", told))
+    # With a mark of its encoding: of a page that names none, a browser guesses it.
+    path.write_text(page.replace("</body>", told), encoding="utf-8-sig")
     flags = [*FLAGS, f"--user-data-dir={directory / 'profile'}", f"--window-size={size}"]
     done = subprocess.run(
         ["chromium", *flags, "--dump-dom", path.as_uri()],
