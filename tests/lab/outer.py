@@ -49,7 +49,7 @@ def processors() -> list[str]:
     # TCG hides XSETBV from a hypervisor in it, so guests would see an XSAVE area of a wrong size;
     # without XSAVE there must be no AVX, and Linux's AES code asks for both by the name of AES.
     # With ERMS, kernels copy single bytes, and TCG walks over all it ever translated of a page for
-    # each: an image that comes to where a guest ran before took 76 s, and 2 s in words of 8 bytes.
+    # each: an image that comes to where a guest ran before took 76 s, now 2 to 20 s.
     processor = "max,+svm,-xsave,-avx,-avx2,-aes,-pclmulqdq,-la57,-erms,-fsrm"
     # One: TCG may lose what one processor writes into code that another is just running. With two,
     # 3 of 35 boots of a guest hung, one of them in the INT3 behind which a kernel patches itself.
