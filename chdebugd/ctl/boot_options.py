@@ -150,8 +150,11 @@ class StartOptions:
         readonly = parse_switch("--disk", "readonly", words.get("readonly", "off"))
         if "path" not in words:
             raise UsageError("--disk needs path=FILE; name the disk image")
+        way = "name a file that you may use"
+        if not readonly:
+            way += ", or add readonly=on where you may only read it"
         disk = {
-            "path": self._open(words["path"], os.O_RDONLY if readonly else os.O_RDWR),
+            "path": self._open(words["path"], os.O_RDONLY if readonly else os.O_RDWR, way),
             "readonly": Variant("b", readonly),
         }
         return disk | ({"id": Variant("s", words["id"])} if "id" in words else {})
@@ -163,7 +166,8 @@ class StartOptions:
         net = {"tap": self._add(open_tap(words["tap"]))}
         return net | ({"mac": Variant("s", words["mac"])} if "mac" in words else {})
 
-    def _open(self, path: str, flags: int) -> Variant:
+    def _open(self, path: str, flags: int, way: str = "name a file that you may use") -> Variant:
+        """Open a file to hand it over; raises CtlError, which shows this `way` out."""
         if not self._place.passes_descriptors:
             raise CtlError(
                 f"'{path}' cannot go to {self._place.host}: open files do not cross ssh; run "
@@ -173,9 +177,7 @@ class StartOptions:
         try:
             return self._add(os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, 0o640))
         except OSError as error:
-            raise CtlError(
-                f"Cannot open '{path}': {error.strerror}; name a file that you may use"
-            ) from None
+            raise CtlError(f"Cannot open '{path}': {error.strerror}; {way}") from None
 
     def _add(self, fd: int) -> Variant:
         self.fds.append(fd)

@@ -191,6 +191,8 @@ def test_the_marks_of_a_terminal_go_to_stderr(ctl: Ctl) -> None:
     [
         (["--kernel", "/nowhere"], "Cannot open '/nowhere': No such file or directory"),
         (["--disk", "readonly=on"], "--disk needs path=FILE"),
+        # Nobody may write it, root neither.
+        (["--disk", "path=/sys/kernel/uevent_seqnum"], "or add readonly=on where you may only"),
         (["--disk", "path=/x,num_queues=4"], "'num_queues' is not supported"),
         (["--cpus", "boot=1,max=4"], "give max the number of boot"),
         (["--memory", "size=lots"], "'lots' is not a size"),
