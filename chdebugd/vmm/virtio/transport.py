@@ -72,6 +72,7 @@ class Transport:
             _Register(0x28, 8, lambda: self._queue.avail, lambda v: self._place("avail", v)),
             _Register(0x30, 8, lambda: self._queue.used, lambda v: self._place("used", v)),
         )
+        self._whole = {(each.offset, each.size): each for each in self._registers}
 
     def _forget(self) -> None:
         self._status = Status(0)
@@ -88,6 +89,9 @@ class Transport:
     # Access by the guest
 
     def _find(self, offset: int, size: int) -> _Register | None:
+        # Whole ones at once: firmware that polls reads one for each sector.
+        if whole := self._whole.get((offset, size)):
+            return whole
         for register in self._registers:
             if register.offset <= offset and offset + size <= register.offset + register.size:
                 return register
