@@ -37,7 +37,7 @@ class JournaldWatch:
         look = LOOK
         while True:
             pid = await self._main_pid()
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):  # it is gone by now, or no file may be opened
                 if pid:
                     return os.pidfd_open(pid)
             await asyncio.sleep(look)

@@ -107,19 +107,26 @@ class VmLink:
         except BlockingIOError:
             return False
         if received is None:
-            self._hang_up()
-            if not self.is_dead:
-                self._receiver.line_lost()
+            self._break_off()
             return False
         message, fds = received
         try:
             self._take(message, fds)
+        except OSError as error:
+            log.warning("VM '%s' must be connected to once more: %s", self._name, error)
+            self._break_off()
+            return False
         except (ValueError, TypeError, KeyError) as error:
             log.error("VM '%s' is killed: its process broke the protocol: %s", self._name, error)
             self.kill()
         finally:
             close_all(fds)
         return True
+
+    def _break_off(self) -> None:
+        self._hang_up()
+        if not self.is_dead:
+            self._receiver.line_lost()
 
     def _take(self, message: Message, fds: list[int]) -> None:
         if "hello" in message:
