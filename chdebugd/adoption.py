@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from chdebugd.errors import ChdebugdError
 from chdebugd.files import FileOpener, OpenFile
 from chdebugd.options import LOGS, VmOptions, check_name
 from chdebugd.systemd_notify import forget_fd, take_stored_fds
+from chdebugd.takeover import apart_vm
 from chdebugd.trace.ring import Ring
 from chdebugd.vm import VM, Listener
 from chdebugd.vm_directories import VmDirectories
@@ -31,10 +32,11 @@ class Adoption:
         self._directories = directories
         self._records = records
         self._opener = opener
+        self._rings: dict[str, int] = {}
 
     def find(self, listener: Listener) -> Iterator[VM]:
         """A VM for each record and for each socket; without a record it `is_known` not."""
-        rings = take_stored_fds()
+        self._rings = take_stored_fds()
         records = dict(self._records.load())
         for name in sorted(self._directories.names() | records.keys()):
             try:
@@ -46,11 +48,24 @@ class Adoption:
             vm.is_known = name in records
             if vm.is_known:
                 self.restore(vm, records[name])
-            _attach(vm, rings.pop(ring_name(name), -1))
+            _attach(vm, self._rings.pop(ring_name(name), -1))
             yield vm
-        for name, fd in rings.items():
-            os.close(fd)
-            forget_fd(name)
+
+    def find_apart(self, vms: Mapping[str, VM], listener: Listener) -> Iterator[VM]:
+        """Former lives of VMs, whose marks were not all written when they started again.
+
+        Call after `find`, with what that made.
+        """
+        for name, fd in self._rings.items():
+            vm = VM(apart_vm(name), VmOptions.empty(), listener, 0)
+            if vm.name in vms:
+                vm.options = vms[vm.name].options
+            _attach(vm, fd)
+            if vm.name and vm.ring is not None:
+                yield vm
+            else:
+                vm.close()
+                forget_fd(name)
 
     def restore(self, vm: VM, record: Record) -> None:
         """Give `vm` what the record, or what its process kept, says."""

@@ -26,6 +26,7 @@ from chdebugd.manager import Manager
 from chdebugd.manager_dbus import BusWatcher, ManagerFace
 from chdebugd.object_path import MANAGER_PATH
 from chdebugd.polkit_dbus import Authority
+from chdebugd.recovery import Recovery
 from chdebugd.server_dbus import Server
 from chdebugd.systemd_dbus import JOURNALD_PATH, SystemdLauncher, main_pid
 from chdebugd.systemd_notify import notify, watchdog_usec
@@ -64,12 +65,12 @@ async def run(settings: Settings) -> int:
     (settings.runtime_dir / VMS_DIR).mkdir(parents=True, exist_ok=True, mode=0o700)
     _lock(settings.runtime_dir)
     stop = _watch_stop()
-    children = ChildLauncher(settings.runtime_dir)
+    children, recovery = ChildLauncher(settings.runtime_dir), Recovery(settings.journal)
     _ping_watchdog()
     bus = await _unless(stop, _connect(settings.bus))
     while bus is not None:
         try:
-            opened = await _unless(stop, _open(bus, settings, limits, children))
+            opened = await _unless(stop, _open(bus, settings, limits, children, recovery))
         except (CallError, StartupError):
             if not bus.is_over:
                 raise
@@ -104,7 +105,7 @@ def _lock(runtime_dir: Path) -> None:
 
 
 async def _open(
-    bus: Bus, settings: Settings, limits: Limits, children: ChildLauncher
+    bus: Bus, settings: Settings, limits: Limits, children: ChildLauncher, recovery: Recovery
 ) -> tuple[Manager, BusWatcher]:
     """Put all in place on this bus, its name last."""
     launcher: Launcher = children
@@ -117,6 +118,7 @@ async def _open(
         limits,
         launcher,
         watcher,
+        recovery,
         journal=settings.journal,
     )
     authority = Authority(bus)

@@ -12,12 +12,13 @@ import asyncio
 import bisect
 import contextlib
 import logging
-import os
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+from chdebugd.journal_questions import ask, ask_with, has_stored, when_there_is_room
 from chdebugd.recovery import about, codes, send
 from chdebugd.trace.event import Event
 from chdebugd.trace.journal import DEBUG, INFO, LEVELS, WARNING, Journal, MessageId, entry
@@ -26,7 +27,6 @@ from chdebugd.trace.journal_reader import (
     journald_starts,
     marks_around,
     marks_sent_again,
-    wait_for_takeover,
 )
 from chdebugd.trace.journal_sink import entry_again
 from chdebugd.trace.ring import CAPACITY, KEPT, Reader, Ring
@@ -34,8 +34,7 @@ from chdebugd.vm import VM
 
 log = logging.getLogger(__name__)
 
-STEP = 1.0  # seconds that one question to the journal waits
-STEPS = 10  # questions until an entry counts as lost, as the mark before it was
+STEPS = 10  # seconds until an entry counts as lost, as the mark before it was
 HOLD = 60.0  # seconds that a ring is held without another word
 ROUNDS = 16  # looks until nothing lacks: each kill of journald may lose what was sent again
 
@@ -71,27 +70,25 @@ class JournalGaps:
     async def look_back(self) -> None:
         """For what an earlier daemon had no time to see."""
         made = [vm.ring.created_nsec for vm in self._vms() if vm.ring]
-        starts = await asyncio.to_thread(journald_starts, min(made)) if made else []
+        starts = await ask(journald_starts, min(made)) if made else []
         if starts:
             self.journald_died()
 
     def journald_died(self) -> None:
         """Keep what may lack, and look for it once journald is back."""
         self._deaths += 1
-        for vm in self._vms():
-            if vm.ring is None or LEVELS[vm.options.request.log_level] < DEBUG:
-                continue
-            if vm not in self._watched:
-                self._watched[vm] = Watched(Ring(os.dup(vm.ring.fd)))
-            self._watched[vm].ring.hold(HOLD)
-        if self._watched and (self._task is None or self._task.done()):
+        rings = [vm.ring for vm in self._vms() if _may_lack(vm) and vm.ring]
+        for ring in rings:
+            ring.hold(HOLD)
+        if (rings or self._watched) and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._fill())
 
     async def _fill(self) -> None:
-        journal = Journal()
+        journal = await when_there_is_room(Journal)
         try:
             for _ in range(ROUNDS):
                 deaths = self._deaths
+                await self._watch()
                 await self._wait_stored(journal)
                 if not await self._send_again(journal) and deaths == self._deaths:
                     return
@@ -103,6 +100,14 @@ class JournalGaps:
                 each.ring.release()
                 each.ring.close()
 
+    async def _watch(self) -> None:
+        """Those that journald_died held, on descriptors of our own."""
+        for vm in list(self._vms()):
+            if vm not in self._watched and _may_lack(vm):
+                ring = await when_there_is_room(partial(_own_ring, vm))
+                if ring is not None:
+                    self._watched[vm] = Watched(ring)
+
     async def _wait_stored(self, journal: Journal) -> None:
         """Until journald has stored or lost all that was sent before: it takes them in order."""
         while True:
@@ -113,15 +118,14 @@ class JournalGaps:
             fields = {"MESSAGE_ID": MessageId.JOURNALD_DIED.value, "TAKEOVER_ID": takeover_id}
             text = "journald has died; chdebugd looks for marks that it held and had not stored"
             await send(journal, entry(text, INFO, fields))
-            for _ in range(STEPS):
-                if await asyncio.to_thread(wait_for_takeover, takeover_id, STEP):
-                    return
+            if await has_stored(takeover_id, STEPS):
+                return
 
     async def _send_again(self, journal: Journal) -> bool:
         """Whether something lacked."""
         lacked = False
         for vm, each in list(self._watched.items()):
-            gap = await asyncio.to_thread(find_gap, os.dup(each.ring.fd), vm.name, each.sent)
+            gap = await ask_with(partial(_look_for_gap, vm, each))
             names = codes(vm.options.request.code_map)
             for event in gap.events:
                 boot_id = each.ring.boot_id(event.boot)
@@ -145,12 +149,25 @@ def _told(vm: VM, gap: Gap) -> bytes:
     return entry(text, WARNING, fields | {"RECOVERED": str(count), "LOST": str(gap.lost)})
 
 
-def find_gap(fd: int, vm: str, sent: int) -> Gap:
-    """What the journal lacks around journald's starts of the events of ring `fd` before `sent`.
+def _may_lack(vm: VM) -> bool:
+    """Whether its marks go to the journal."""
+    return LEVELS[vm.options.request.log_level] >= DEBUG
 
-    Closes `fd`. A gap beyond what journald's socket and hands can hold has another cause.
+
+def _own_ring(vm: VM) -> Ring | None:
+    return vm.ring.duplicate() if vm.ring else None
+
+
+def _look_for_gap(vm: VM, each: Watched) -> Callable[[], Gap]:
+    return partial(find_gap, each.ring.duplicate(), vm.name, each.sent)
+
+
+def find_gap(ring: Ring, vm: str, sent: int) -> Gap:
+    """What the journal lacks around journald's starts of the events of `ring` before `sent`.
+
+    Closes `ring`. A gap beyond what journald's socket and hands can hold has another cause.
     """
-    with contextlib.closing(Ring(fd)) as ring:
+    with contextlib.closing(ring):
         events: list[Event] = []
         lost = 0
         for cursor in journald_starts(ring.created_nsec):

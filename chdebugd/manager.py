@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chdebugd.adoption import Adoption, ring_name
-from chdebugd.control import Status, close_all
+from chdebugd.control import close_all
 from chdebugd.disk_lock import unlock_image
 from chdebugd.errors import (
     ChdebugdError,
@@ -25,10 +25,11 @@ from chdebugd.limits import Limits
 from chdebugd.log_rotation import reopen_log
 from chdebugd.options import LOGS, VmOptions, check_name
 from chdebugd.recovery import Recovery
-from chdebugd.remains import Remains, learn_why, why_died
+from chdebugd.remains import why_died
 from chdebugd.room import check_room
 from chdebugd.state import State
 from chdebugd.systemd_notify import forget_fd, store_fd
+from chdebugd.takeover import Takeovers
 from chdebugd.trace.event import Event
 from chdebugd.vm import VM
 from chdebugd.vm_directories import VmDirectories
@@ -76,6 +77,7 @@ class Manager:
         limits: Limits,
         launcher: Launcher,
         watcher: Watcher,
+        recovery: Recovery,
         *,
         journal: str,
     ) -> None:
@@ -91,7 +93,7 @@ class Manager:
             self._directories, launcher, self._records, limits.bytes_per_file, journal
         )
         self._adoption = Adoption(self._directories, self._records, opener)
-        self._recovery = Recovery(journal)
+        self._takeovers = Takeovers(recovery, launcher, self._taken_over)
         self._leaving: dict[str, VM] = {}
         self._gaps = JournalGaps(lambda: [*self.vms.values(), *self._leaving.values()])
         self._journald: JournaldWatch | None = None
@@ -153,33 +155,46 @@ class Manager:
         check_room(self.limits, others, vm.name, vm.owner, vm.options.request)
         files = self._opener.open_again(vm.options.files, vm.files)
         close_all([file.fd for file in vm.files])
-        vm.files, vm.requested_nsec, vm.kill_requested = files, requested_nsec, False
+        vm.files, vm.requested_nsec = files, requested_nsec
+        vm.kill_requested = vm.owes_end = False
         await self._starter.boot(vm)
 
     async def _wait_for_former(self, vm: VM) -> None:
-        if not await vm.wait_gone(FORMER_TIMEOUT):
+        gone = await vm.wait_gone(FORMER_TIMEOUT)
+        if not gone or not await self._takeovers.wait_held(vm, FORMER_TIMEOUT):
             raise WrongStateError(
                 f"The last process of VM '{vm.name}' still writes its marks; try again, or see "
                 "whether journald and the disk work"
             )
+        self._takeovers.set_apart(vm)
 
     async def _discard(self, vm: VM) -> None:
         """Leave nothing of a VM whose start failed; what its process has to say it may say."""
         if not vm.has_process or not await vm.wait_gone(END_TIMEOUT):
             await self._starter.end(vm)
-        for file in vm.files:
-            file.discard()
-        vm.files = []
+        if await self._takeovers.wait_held(vm, END_TIMEOUT):
+            for file in vm.files:
+                file.discard()
+            vm.files = []
         self._forget(vm)
-        vm.close()
 
     def _forget(self, vm: VM) -> None:
         """Take it out of the table; another one of that name stays."""
         if self.vms.get(vm.name) is vm:
             del self.vms[vm.name]
             self._records.remove(vm.name)
-            forget_fd(ring_name(vm.name))
             self._watcher.removed(vm)
+        if vm.has_process or self._takeovers.are_under_way(vm):
+            self._leaving[vm.name] = vm
+        else:
+            self._close_for_good(vm)
+
+    def _close_for_good(self, vm: VM) -> None:
+        if self._leaving.get(vm.name) is vm:
+            del self._leaving[vm.name]
+        if vm.name not in self.vms:
+            forget_fd(ring_name(vm.name))
+        vm.close()
 
     # Ending
 
@@ -210,10 +225,6 @@ class Manager:
         if self.vms.get(vm.name) is not vm:
             raise NoSuchVMError(f"VM '{vm.name}' has been removed already")
         self._forget(vm)
-        if vm.has_process:
-            self._leaving[vm.name] = vm
-        else:
-            vm.close()
 
     def reopen_logs(self) -> None:
         """Let every VM write its log and text files anew, for log rotation."""
@@ -231,9 +242,8 @@ class Manager:
         if vm.state == State.CREATED and vm not in self._starter.starting:
             self._spawn(self._discard(vm))  # the daemon that wanted it died before it said so
             return
-        if not vm.is_known and vm.has_ended:  # removed, and it still writes its marks
-            del self.vms[vm.name]
-            self._leaving[vm.name] = vm
+        if not vm.is_known and vm.has_ended:
+            self._leave(vm)
             return
         if not vm.is_known:
             self._adoption.restore(vm, keep)
@@ -260,27 +270,35 @@ class Manager:
     def process_gone(self, vm: VM) -> None:
         """Take over what the process left."""
         self._launcher.ended(vm.name)
-        self._directories.remove_socket(vm.name)
+        was_killed = self._directories.remove_socket(vm.name)
         for file in vm.files:
             if file.role.role == "disk":
                 unlock_image(file.fd)
         if self._leaving.get(vm.name) is vm:
             self._records.remove(vm.name)  # it has just left its last words
-        if vm.state == State.CREATED:
-            return  # whoever started it knows by the answer
-        remains, died = Remains(vm), None
+        if not _has_begun(vm):  # whoever started it knows by the answer
+            if self._leaving.get(vm.name) is vm:
+                self._close_for_good(vm)
+            return
+        vm.owes_end = vm.owes_end or was_killed or not vm.has_ended
         if not vm.has_ended:
             vm.set_died(*why_died(vm))
-            died = asyncio.create_task(learn_why(vm, self._launcher))
-        self._spawn(self._take_over(vm, remains, died))
+        elif vm.owes_end:
+            self._save(vm)
+        self._takeovers.begin(vm)
 
-    async def _take_over(self, vm: VM, remains: Remains, died: asyncio.Task[Status] | None) -> None:
-        await self._recovery.recover(remains, died)
+    def _taken_over(self, vm: VM) -> None:
+        """All that it left is written."""
         if self._leaving.get(vm.name) is vm:
-            del self._leaving[vm.name]
-            vm.close()
+            self._close_for_good(vm)
         elif self.vms.get(vm.name) is vm:
             vm.signals.pump()
+            self._save(vm)
+        else:
+            vm.close()
+
+    def _save(self, vm: VM) -> None:
+        if self.vms.get(vm.name) is vm:
             self._records.save(vm)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -289,12 +307,13 @@ class Manager:
         task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Let go of all VMs; their processes live on, and a recovery that runs goes to its end."""
+        """Let go of all VMs; their processes live on, and what is taken over goes to its end."""
         if self._journald is not None:
             self._journald.close()
         self._gaps.close()
         for vm in [*self.vms.values(), *self._leaving.values()]:
-            vm.close()
+            if not self._takeovers.needs(vm):
+                vm.close()
         self.vms.clear()
         self._leaving.clear()
 
@@ -307,6 +326,8 @@ class Manager:
             if vm.is_known and vm.state != State.CREATED:
                 self._watcher.added(vm)
             self._meet(vm)
+        for former in self._adoption.find_apart(self.vms, self):
+            self._takeovers.begin_apart(former)
         greetings = [
             asyncio.create_task(vm.wait_gone_or_greeted())
             for vm in self.vms.values()
@@ -320,6 +341,11 @@ class Manager:
         self._journald = JournaldWatch(main_pid, self._gaps.journald_died)
         self._spawn(self._gaps.look_back())
 
+    def _leave(self, vm: VM) -> None:
+        """An earlier daemon had removed it, before all its marks were written."""
+        del self.vms[vm.name]
+        self._leaving[vm.name] = vm
+
     def _meet(self, vm: VM) -> None:
         """Connect to the process of a VM that an earlier daemon had, or learn that it is dead."""
         if self.vms.get(vm.name) is not vm:
@@ -327,14 +353,21 @@ class Manager:
         try:
             vm.connect(self._directories.socket_of(vm.name))
         except (FileNotFoundError, ConnectionRefusedError, ProcessLookupError):
-            self._directories.remove_socket(vm.name)
             self._records.take_last_words(vm)
-            if vm.state == State.CREATED:
+            if not _has_begun(vm):
+                self._directories.remove_socket(vm.name)
                 self._forget(vm)
-            else:
-                self.process_gone(vm)
+                return
+            if not vm.is_known:
+                self._leave(vm)
+            self.process_gone(vm)
         except (NotRespondingError, OSError):  # or this process may open no more files
             asyncio.get_running_loop().call_later(RECONNECT, self._meet, vm)
+
+
+def _has_begun(vm: VM) -> bool:
+    """Whether there may be marks of it."""
+    return vm.state != State.CREATED or (vm.ring is not None and vm.ring.boot > 0)
 
 
 def _doing(vm: VM) -> str:

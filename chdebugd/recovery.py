@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import os
 import secrets
+from functools import partial
 
-from chdebugd.control import Status, close_all
+from chdebugd.control import Status
+from chdebugd.journal_questions import SHORTAGES, ask, has_stored, when_there_is_room
 from chdebugd.remains import Remains
 from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.journal import ERR, INFO, SOCKET, WARNING, Journal, MessageId, entry
-from chdebugd.trace.journal_reader import last_mark, last_sequence, wait_for_takeover
+from chdebugd.trace.journal_reader import has_end, last_mark, last_sequence
 from chdebugd.trace.journal_sink import JournalSink
 from chdebugd.trace.log_sink import LogSink
 from chdebugd.trace.ring import CAPACITY, Reader, Ring
@@ -19,7 +21,7 @@ from chdebugd.trace.sink import Progress
 from chdebugd.vmm.outcome import GOOD
 
 RETRY = 0.1  # seconds until a journald without a socket is tried again
-JOURNAL_TIMEOUT = 60.0  # seconds for journald to show an entry that it has taken
+STEPS = 60  # seconds for journald to show an entry that it has taken
 LOG_TAIL = 256 * 1024  # bytes: more than a batch of log lines
 
 
@@ -30,24 +32,39 @@ class Recovery:
         """`journal` is the path of journald's socket, empty for the usual one."""
         self._path = journal or SOCKET
         self._asks_journal = not journal
+        self._running: dict[tuple[str, str], asyncio.Event] = {}
 
-    async def recover(self, remains: Remains, died: asyncio.Future[Status] | None) -> None:
-        """Drain what is left, and close it.
+    async def recover(self, remains: Remains, end: asyncio.Future[Status] | None) -> None:
+        """Drain what is left. `end` is what to tell of the VM's end where its process could not.
 
-        Where the process `died` before its VM had ended, tell that, as soon as it is known why,
-        and what was lost.
+        A boot is taken over once, should two ask for it: a daemon may meet its VMs anew.
         """
+        if end is None and not remains.is_behind:
+            return
+        boot = remains.name, remains.counts.boot_id
+        if boot in self._running:
+            await self._running[boot].wait()
+            return
+        over = self._running[boot] = asyncio.Event()
+        try:
+            journal = await when_there_is_room(partial(Journal, self._path))
+            with contextlib.closing(journal):
+                await self._recover(remains, end, journal)
+        finally:
+            del self._running[boot]
+            over.set()
+
+    async def _recover(
+        self, remains: Remains, end: asyncio.Future[Status] | None, journal: Journal
+    ) -> None:
         ring = remains.ring
-        with contextlib.closing(remains), contextlib.closing(Journal(self._path)) as journal:
-            if died is None and (ring is None or not _is_behind(ring)):
-                return
-            is_sure = await self._catch_up(remains, journal)
-            if ring is not None and _is_sane(ring):
-                await self._drain_ring(remains, ring, journal, is_sure)
-            else:
-                await self._declare_lost(remains, journal)
-            if died is not None:
-                await send(journal, _end_entry(remains, await died))
+        is_sure = await self._catch_up(remains, journal)
+        if ring is not None and _is_sane(ring):
+            await self._drain_ring(remains, ring, journal, is_sure)
+        else:
+            await self._declare_lost(remains, journal)
+        if end is not None and not await self._has_end(remains):
+            await send(journal, _end_entry(remains, await end))
 
     async def _catch_up(self, remains: Remains, journal: Journal) -> bool:
         """Until journald has stored all that the process sent; False where it does not tell."""
@@ -57,12 +74,16 @@ class Recovery:
         await send(journal, entry(text, WARNING, fields | {"TAKEOVER_ID": takeover_id}))
         if not self._asks_journal or not journal.exists:
             return True
-        return await asyncio.to_thread(wait_for_takeover, takeover_id, JOURNAL_TIMEOUT)
+        return await has_stored(takeover_id, STEPS)
+
+    async def _has_end(self, remains: Remains) -> bool:
+        """The process, or a daemon before us, may have told it and died before we knew."""
+        return self._asks_journal and await ask(has_end, remains.counts.boot_id)
 
     async def _declare_lost(self, remains: Remains, journal: Journal) -> None:
         """There is no ring any more; the journal knows how far it came."""
         name = remains.name
-        mark = await asyncio.to_thread(last_mark, name) if self._asks_journal else None
+        mark = await ask(last_mark, name) if self._asks_journal else None
         boot, seq = mark or (remains.counts.boot_id, 0)
         text = f"Marks of VM '{name}' after number {seq} of this boot, if there were any, are lost"
         fields = about(name, MessageId.RING_LOST, boot) | {"LAST_SEQ": str(seq)}
@@ -72,16 +93,13 @@ class Recovery:
         self, remains: Remains, ring: Ring, journal: Journal, is_sure: bool
     ) -> None:
         if self._asks_journal:
-            await asyncio.to_thread(_skip_written, ring)
+            await ask(_skip_written, ring)
         sink = JournalSink(ring, journal, remains.name, codes(remains.code_map))
         sink.level = remains.level
-        log_sink = LogSink(ring, remains.take_log())
-        try:
-            log_sink.resume(_tail(log_sink.fd))
-            left = ring.head - ring.position(Reader.JOURNAL)
-            lost = await _drain(ring, sink, log_sink)
-        finally:
-            log_sink.close()
+        log_sink = LogSink(ring, remains.log_fd)
+        log_sink.resume(await when_there_is_room(partial(_tail, log_sink.fd)))
+        left = ring.head - ring.position(Reader.JOURNAL)
+        lost = await _drain(ring, sink, log_sink)
         if left:
             name = remains.name
             text = f"{left - lost} events of VM '{name}' came out of the ring of its dead process"
@@ -90,10 +108,6 @@ class Recovery:
             if not is_sure:
                 fields["UNVERIFIED"] = "journald did not show what it has; one mark may be double"
             await send(journal, entry(text, WARNING, fields))
-
-
-def _is_behind(ring: Ring) -> bool:
-    return ring.head > min(ring.position(Reader.JOURNAL), ring.position(Reader.LOG))
 
 
 def _is_sane(ring: Ring) -> bool:
@@ -159,15 +173,23 @@ def codes(name: str) -> CodeMap | None:
 
 
 def _tail(fd: int) -> bytes:
-    """The end of a log file; nothing where the daemon may write it and not read it."""
-    with contextlib.suppress(OSError):
+    """The end of a log file; nothing where the daemon may write it and not read it.
+
+    Raises OSError where it may read it at another time.
+    """
+    try:
         reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(reader).st_size
-            return os.pread(reader, LOG_TAIL, max(size - LOG_TAIL, 0))
-        finally:
-            os.close(reader)
-    return b""
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        return b""
+    try:
+        size = os.fstat(reader).st_size
+        return os.pread(reader, LOG_TAIL, max(size - LOG_TAIL, 0))
+    except OSError:
+        return b""
+    finally:
+        os.close(reader)
 
 
 async def send(journal: Journal, data: bytes) -> None:
@@ -182,11 +204,9 @@ async def _wait_writable(journal: Journal) -> None:
         await asyncio.sleep(RETRY)
         return
     loop = asyncio.get_running_loop()
-    fd = os.dup(journal.fileno())
     writable = asyncio.Event()
-    loop.add_writer(fd, writable.set)
+    loop.add_writer(journal.fileno(), writable.set)
     try:
         await writable.wait()
     finally:
-        loop.remove_writer(fd)
-        close_all([fd])
+        loop.remove_writer(journal.fileno())

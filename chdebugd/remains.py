@@ -11,7 +11,7 @@ from types import MappingProxyType
 from chdebugd.control import Status
 from chdebugd.launcher import End, Launcher
 from chdebugd.trace.journal import LEVELS
-from chdebugd.trace.ring import Ring
+from chdebugd.trace.ring import Reader
 from chdebugd.vm import VM
 from chdebugd.vmm.outcome import Result
 
@@ -71,23 +71,25 @@ class Remains:
         self.counts = vm.counts
         self.level = LEVELS[vm.options.request.log_level]
         self.code_map = vm.options.request.code_map
+        self.is_apart = False
+        """Whether systemd keeps the ring under a name of its own."""
         with contextlib.ExitStack() as stack:
-            self.ring = Ring(os.dup(vm.ring.fd)) if vm.ring else None
+            self.ring = vm.ring.duplicate() if vm.ring else None
             if self.ring is not None:
                 stack.callback(self.ring.close)
-            self._log_fd = _dup_log(vm)
-            stack.callback(self._close_log)
+            self.log_fd = _dup_log(vm)
+            """-1 where there is no log file."""
+            if self.log_fd >= 0:
+                stack.callback(os.close, self.log_fd)
             self._files = stack.pop_all()
 
-    def take_log(self) -> int:
-        """The log file's descriptor, now the caller's; -1 where there is none."""
-        fd, self._log_fd = self._log_fd, -1
-        return fd
-
-    def _close_log(self) -> None:
-        fd = self.take_log()
-        if fd >= 0:
-            os.close(fd)
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are marks that a lasting sink has not got."""
+        ring = self.ring
+        if ring is None:
+            return False
+        return ring.head > min(ring.position(Reader.JOURNAL), ring.position(Reader.LOG))
 
     def close(self) -> None:
         """Let go of the descriptors."""

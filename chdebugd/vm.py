@@ -69,6 +69,8 @@ class VM:
         """False where an earlier daemon made it, and nothing but its socket is left."""
         self.has_options = True
         """False where another version made it, with options that this one does not take."""
+        self.owes_end = False
+        """Whether the journal may lack the entry of its end, because its process was killed."""
         self.status = Status()
         self.signals = SignalPump(name, self)
         self._listener = listener

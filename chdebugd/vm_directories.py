@@ -59,10 +59,13 @@ class VmDirectories:
             return None
         return words
 
-    def remove_socket(self, name: str) -> None:
-        """Its process is dead."""
-        with contextlib.suppress(OSError):
+    def remove_socket(self, name: str) -> bool:
+        """Its process is dead; returns whether there is one: who ends by itself leaves none."""
+        try:
             self.socket_of(name).unlink()
+        except OSError:
+            return False
+        return True
 
     def remove(self, name: str) -> None:
         """Forget the VM; where its process still has a socket, it goes with the process."""

@@ -47,7 +47,7 @@ class VmRecords:
     def save(self, vm: VM) -> None:
         """Write what is known of a VM; a failure is told once a VM."""
         state = {"status": vm.status.to_message(), "counts": vm.counts._asdict()}
-        record = self.keepsake(vm) | state
+        record = self.keepsake(vm) | state | {"owes_end": vm.owes_end}
         path = self._dir / f"{vm.name}.json"
         fresh = path.with_name(f"{path.name}.new")
         try:
@@ -85,6 +85,7 @@ class VmRecords:
             vm.options, vm.has_options = VmOptions.empty(), False
         vm.owner = int(record.get("owner", 0))
         vm.signals.boots_before = int(record.get("boots_before", 0))
+        vm.owes_end = bool(record.get("owes_end", False))
         if "status" in record:
             _restore_state(vm, record)
 

@@ -54,6 +54,16 @@ def last_mark(vm: str) -> JournalledMark | None:
     return _newest(VM=vm)
 
 
+def has_end(boot_id: str) -> bool:
+    """Whether the journal has the entry that the VM of this boot stopped or failed."""
+    from systemd import journal
+
+    with journal.Reader() as reader:
+        for kind in (MessageId.VM_STOPPED, MessageId.VM_FAILED):
+            reader.add_match(MESSAGE_ID=kind.value, VM_BOOT=boot_id, **_ours())
+        return bool(reader.get_next())
+
+
 def journald_starts(since_nsec: int) -> list[str]:
     """Cursors of journald's first entries in its lives since then (CLOCK_MONOTONIC), in order."""
     from systemd import journal

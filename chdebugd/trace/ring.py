@@ -79,6 +79,18 @@ class Ring:
         ring._c.created_nsec = time.monotonic_ns()
         return ring
 
+    def duplicate(self) -> Self:
+        """The same, opened anew: systemd would keep no second one of the same opening.
+
+        Raises OSError where no file may be opened.
+        """
+        fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return type(self)(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
     def populate(self) -> None:
         """Have all pages now: each page fault that is left costs a guest's mark its time."""
         if not self._is_populated:

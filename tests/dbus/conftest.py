@@ -20,6 +20,7 @@ import pytest
 
 from chdebugd.bus_dbus import GuardedWriter, to_broker
 from chdebugd.dbus_library import Message, MessageBus, MessageType, Variant
+from tests.dbus.fd_store import FdStore
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120  # seconds for anything that must happen, on a busy machine too
@@ -247,6 +248,13 @@ def running_daemon(
 def daemon(bus_address: str, tmp_path: Path) -> Iterator[Daemon]:
     with running_daemon(bus_address, tmp_path) as daemon:
         yield daemon
+
+
+@pytest.fixture
+def fd_store(tmp_path: Path) -> Iterator[FdStore]:
+    store = FdStore(tmp_path / "notify")
+    yield store
+    store.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +28,7 @@ from tests.dbus.conftest import (
     story,
     vm_pids,
 )
+from tests.dbus.fd_store import FdStore
 from tests.guests import FOREVER, SHUTDOWN, SLEEP, burst, mark, metronome, rom, ticks
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
@@ -322,40 +321,6 @@ async def test_a_process_that_waits_for_its_start_is_taken(daemon: Daemon, clien
     assert await asyncio.to_thread(waiting.wait) == 0
 
 
-class FdStore:
-    """systemd's side of sd_notify(3): keeps the descriptors that a service stores."""
-
-    def __init__(self, path: Path) -> None:
-        self.fds: dict[str, int] = {}
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._socket.bind(str(path))
-
-    def look(self) -> dict[str, int]:
-        """What is kept by now."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                data, fds, _, _ = socket.recv_fds(self._socket, 4096, 4)
-                told = dict(line.split("=", 1) for line in data.decode().splitlines())
-                if "FDSTORE" in told:
-                    self.fds[told["FDNAME"]] = fds[0]
-                elif "FDSTOREREMOVE" in told and told["FDNAME"] in self.fds:
-                    os.close(self.fds.pop(told["FDNAME"]))
-        return self.fds
-
-    def close(self) -> None:
-        self._socket.close()
-        for fd in self.fds.values():
-            os.close(fd)
-
-
-@pytest.fixture
-def fd_store(tmp_path: Path) -> Iterator[FdStore]:
-    store = FdStore(tmp_path / "notify")
-    yield store
-    store.close()
-
-
 def test_a_ring_outlives_daemon_and_vm_process(daemon: Daemon, fd_store: FdStore) -> None:
     """journald does not read, so the marks are in the ring when both die."""
 
@@ -371,10 +336,7 @@ def test_a_ring_outlives_daemon_and_vm_process(daemon: Daemon, fd_store: FdStore
 
         daemon.stop(signal.SIGKILL)
         kill_vm_process(daemon, "kept")
-        fd = fd_store.fds["ring-kept"]
-        script = f'exec 3<>/proc/self/fd/{fd}; export LISTEN_PID=$$; exec "$@"'
-        daemon.environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "ring-kept"}
-        daemon.wrapper, daemon.pass_fds = ["sh", "-c", script, "sh"], [fd]
+        fd_store.hand_back(daemon)
         daemon.start()
         daemon.journal.go()
 

@@ -1,0 +1,106 @@
+"""Sees to it that what dead VM processes left is taken over, once, whatever comes meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from chdebugd.control import Status
+from chdebugd.journal_questions import when_there_is_room
+from chdebugd.launcher import Launcher
+from chdebugd.recovery import Recovery
+from chdebugd.remains import UNKNOWN, Remains, learn_why
+from chdebugd.systemd_notify import forget_fd, store_fd
+from chdebugd.vm import VM
+from chdebugd.vmm.outcome import Result
+
+log = logging.getLogger(__name__)
+APART = "apart-"
+
+
+class Takeovers:
+    """Those that are under way."""
+
+    def __init__(self, recovery: Recovery, launcher: Launcher, over: Callable[[VM], None]) -> None:
+        """`over` is told when all is written that a VM left."""
+        self._recovery = recovery
+        self._launcher = launcher
+        self._over = over
+        self._unheld: dict[VM, asyncio.Event] = {}
+        self._held: dict[Remains, VM] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, vm: VM) -> None:
+        """Its process is dead, and its state is one of those at the end."""
+        end = asyncio.create_task(learn_why(vm, self._launcher)) if vm.owes_end else None
+        self._begin(vm, end, is_apart=False)
+
+    def begin_apart(self, vm: VM) -> None:
+        """What an earlier daemon had set apart of a VM."""
+        vm.set_died(Result.PROCESS_DIED, UNKNOWN)
+        end = asyncio.get_running_loop().create_future()
+        end.set_result(vm.status)
+        self._begin(vm, end, is_apart=True)
+
+    def _begin(self, vm: VM, end: asyncio.Future[Status] | None, *, is_apart: bool) -> None:
+        self._unheld[vm] = asyncio.Event()
+        task = asyncio.create_task(self._take_over(vm, end, is_apart=is_apart))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take_over(
+        self, vm: VM, end: asyncio.Future[Status] | None, *, is_apart: bool
+    ) -> None:
+        remains = await when_there_is_room(partial(Remains, vm))
+        remains.is_apart = is_apart
+        self._unheld.pop(vm).set()
+        self._held[remains] = vm
+        with contextlib.closing(remains):
+            try:
+                await self._recovery.recover(remains, end)
+            except Exception:
+                log.exception("What VM '%s' left is not taken over; please report this", vm.name)
+            del self._held[remains]
+            if remains.is_apart:
+                forget_fd(apart_name(remains))
+        if vm.counts.boot_id == remains.counts.boot_id:  # it has not started again
+            vm.owes_end = False
+            self._over(vm)
+
+    def needs(self, vm: VM) -> bool:
+        """Whether the VM must keep its descriptors as they are: there are no others yet."""
+        return vm in self._unheld
+
+    async def wait_held(self, vm: VM, within: float) -> bool:
+        """Whether nothing of the VM is needed any more after at most `within` seconds."""
+        if vm in self._unheld:
+            waiting = asyncio.ensure_future(self._unheld[vm].wait())
+            await asyncio.wait([waiting], timeout=within)
+            waiting.cancel()
+        return vm not in self._unheld
+
+    def are_under_way(self, vm: VM) -> bool:
+        """Whether something is left of the VM that is not written."""
+        return vm in self._unheld or vm in self._held.values()
+
+    def set_apart(self, vm: VM) -> None:
+        """The VM's name in systemd's store is for its next ring from now on."""
+        for remains, each in self._held.items():
+            if each is vm and remains.ring is not None:
+                store_fd(apart_name(remains), remains.ring.fd)
+                remains.is_apart = True
+
+
+def apart_name(remains: Remains) -> str:
+    """Under which systemd keeps a ring whose VM has started again."""
+    return f"{APART}{remains.counts.boot_id}-{remains.name}"
+
+
+def apart_vm(name: str) -> str:
+    """The VM whose ring systemd keeps under such a name; empty where it is none."""
+    if not name.startswith(APART):
+        return ""
+    return name.removeprefix(APART).partition("-")[2]
