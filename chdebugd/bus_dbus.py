@@ -4,6 +4,7 @@
 - Its queue has no bound and sends descriptors it does not own; ours counts and duplicates.
 - Its serial runs past 2^32, where no message can be sent any more; ours starts over.
 - It keeps the socket of a connection that came to nothing; ours closes it.
+- It blocks the loop until a bus that stands still has a place for it; ours tries again.
 - Its reader of messages: see message_reader_dbus.py.
 """
 
@@ -24,6 +25,7 @@ from chdebugd.message_reader_dbus import MessageReader
 
 SERIAL_MAX = 0xFFFF_FFFF
 ROOM = 256 * 1024  # bytes in the queue; beyond them no further signals are made
+PLACE_AGAIN = 0.05  # seconds until a bus is asked again that had no place for one more to wait
 JOIN_LIMIT = 64 * 1024  # bytes that one send gathers
 NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
 
@@ -166,6 +168,27 @@ class Bus(MessageBus):
         self._reader: MessageReader | None = None
         self.on_too_long: Callable[[Message], None] = lambda message: None
         """Gets messages that were too long to read, without their bodies."""
+
+    @classmethod
+    async def reached(cls, address: str | None) -> Self:
+        """A connection, as soon as the bus lets us in; raises what dbus-next and the socket raise.
+
+        `address` None is the system bus.
+        """
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return await cls(address).connect()
+            await asyncio.sleep(PLACE_AGAIN)
+
+    def _setup_socket(self) -> None:
+        """Raises BlockingIOError where a local bus has no place for one more that waits."""
+        before = socket.getdefaulttimeout()
+        if all(transport == "unix" for transport, _ in self._bus_address):
+            socket.setdefaulttimeout(0)
+        try:
+            super()._setup_socket()
+        finally:
+            socket.setdefaulttimeout(before)
 
     async def connect(self) -> Self:
         """Get in; where that fails, closed again. Raises what dbus-next and the socket raise."""

@@ -142,12 +142,10 @@ async def _open(
 
 async def _connect(address: str | None) -> Bus:
     try:
-        bus = Bus(address)
-        await bus.connect()
+        return await Bus.reached(address)
     except Exception as error:
         where = address or "the system bus"
         raise StartupError(f"Cannot connect to {where}: {error}; is a dbus-daemon there?") from None
-    return bus
 
 
 async def _connect_again(address: str | None) -> Bus:

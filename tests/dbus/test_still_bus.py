@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -50,6 +51,38 @@ def test_a_daemon_that_no_bus_lets_in_stops_when_told(broker: Broker, daemon: Da
     daemon.start()
     wait_until_it_heeds_signals(daemon)
     assert daemon.stop() == 0
+
+
+def test_a_daemon_that_finds_no_place_before_the_bus_stops_when_told(
+    broker: Broker, daemon: Daemon
+) -> None:
+    """All places for connections that wait are taken, as by clients that come again and again."""
+
+    @story
+    async def is_there(daemon: Daemon, client: Client) -> None:
+        assert await client.call(*MANAGER, "ListVMs") == []
+
+    is_there(daemon)
+    daemon.stop()
+    os.kill(broker.pid, signal.SIGSTOP)
+    with contextlib.ExitStack() as others:
+        take_all_places(broker, others)
+        daemon.start()
+        wait_until_it_heeds_signals(daemon)
+        assert daemon.stop() == 0
+        daemon.start()
+        wait_until_it_heeds_signals(daemon)
+    os.kill(broker.pid, signal.SIGCONT)
+    is_there(daemon)
+
+
+def take_all_places(broker: Broker, others: contextlib.ExitStack) -> None:
+    path = broker.address.removeprefix("unix:path=")
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            other = others.enter_context(socket.socket(socket.AF_UNIX))
+            other.setblocking(False)
+            other.connect(path)
 
 
 @pytest.mark.kvm
