@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 BUS_NAME = "org.chdebugd1"
 RECONNECT = 1.0  # seconds between two looks for a bus that is gone
+TAKEOVER_TIMEOUT = 3.0  # seconds for takeovers: systemd forgets the rings of a unit that it stops
 FLUSH_TIMEOUT = 1.0  # seconds that a bus which lags may take for the last signals
 
 
@@ -79,6 +80,8 @@ async def run(settings: Settings) -> int:
                 break
             manager, watcher = opened
             if not await _hangs_up(bus, stop):
+                notify("STOPPING=1")
+                await manager.finish_takeovers(TAKEOVER_TIMEOUT)
                 await _close(bus, watcher)
                 manager.close()
                 return 0
@@ -232,7 +235,6 @@ def _let_go(bus: Bus, manager: Manager, watcher: BusWatcher) -> None:
 
 async def _close(bus: Bus, watcher: BusWatcher) -> None:
     """Send what is due, as far as the bus takes it in time, and hang up."""
-    notify("STOPPING=1")
     watcher.close()
     await bus.writer.flush(FLUSH_TIMEOUT)
     bus.writer.give_up()

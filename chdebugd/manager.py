@@ -306,6 +306,10 @@ class Manager:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def finish_takeovers(self, within: float) -> None:
+        """Write what dead processes left, as far as it can be done in so many seconds."""
+        await self._takeovers.finish(within)
+
     def close(self) -> None:
         """Let go of all VMs; their processes live on, and what is taken over goes to its end."""
         if self._journald is not None:

@@ -86,6 +86,11 @@ class Takeovers:
         """Whether something is left of the VM that is not written."""
         return vm in self._unheld or vm in self._held.values()
 
+    async def finish(self, within: float) -> None:
+        """Until all are over, but no longer than `within` seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=within)
+
     def set_apart(self, vm: VM) -> None:
         """The VM's name in systemd's store is for its next ring from now on."""
         for remains, each in self._held.items():

@@ -27,7 +27,7 @@ from tests.dbus.conftest import (
     story,
     vm_pids,
 )
-from tests.guests import FOREVER, burst, rom
+from tests.guests import FOREVER, burst, mark, rom
 
 JOURNALD = "/lib/systemd/systemd-journald"
 TIMEOUT = 120  # seconds
@@ -48,6 +48,7 @@ printf '[Journal]\\nStorage=volatile\\nRateLimitIntervalSec=0\\n' \
 exec {JOURNALD}
 """
 COUNT = 15_000
+OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 
 
 @dataclass
@@ -125,6 +126,62 @@ def test_no_mark_is_lost_or_double_when_a_vm_process_dies(
         await account(client, journald, path, name)
 
     told(daemon)
+
+
+MANY = 7  # more than the event loop of a host with two processors has threads
+ANSWER = 30  # seconds: half of what a takeover waits for journald
+
+
+def test_many_takeovers_beside_a_still_journald_hold_up_no_caller(
+    daemon: Daemon, journald: Journald
+) -> None:
+    @story
+    async def told(daemon: Daemon, client: Client) -> None:
+        names = [f"many-{number}" for number in range(MANY)]
+        paths = [await client.start_vm(name, firmware=small(daemon)) for name in names]
+        journald.signal(signal.SIGSTOP)
+        try:
+            for pid in vm_pids(daemon.runtime_dir).values():
+                os.kill(pid, signal.SIGKILL)
+            for path in paths:
+                await client.wait_state(path, "failed")
+            async with asyncio.timeout(ANSWER):
+                await client.call("/org/chdebugd1", OBJECT_MANAGER, "GetManagedObjects")
+        finally:
+            journald.signal(signal.SIGCONT)
+        for name, path in zip(names, paths, strict=True):
+            await account(client, journald, path, name)
+
+    told(daemon)
+
+
+def test_an_end_is_told_once_though_the_daemon_forgot_that_it_did(
+    daemon: Daemon, journald: Journald
+) -> None:
+    """It died between the entry and its note that there is one."""
+
+    @story
+    async def told(daemon: Daemon, client: Client) -> None:
+        path = await client.start_vm("twice", firmware=small(daemon))
+        os.kill(vm_pids(daemon.runtime_dir)["twice"], signal.SIGKILL)
+        await account(client, journald, path, "twice")
+        daemon.stop()
+        record = daemon.runtime_dir / "vm" / "twice.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"owes_end": True}))
+
+        daemon.start()
+
+        await client.wait_for(lambda: len(journald.entries(MessageId.TAKEOVER, "twice")) == 2)
+        await client.wait_for(lambda: not json.loads(record.read_text())["owes_end"])
+        assert len(journald.entries(MessageId.VM_FAILED, "twice")) == 1
+
+    told(daemon)
+
+
+def small(daemon: Daemon) -> Variant:
+    """A guest that marks once."""
+    code = rom(mark(1) + FOREVER)
+    return Variant("s", str(file_with(daemon.runtime_dir.parent, code, "small")))
 
 
 LAG = 0.5  # seconds that journald is behind

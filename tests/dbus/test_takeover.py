@@ -5,6 +5,7 @@ journald does not read, so that all of it is still to be written.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -16,6 +17,7 @@ from chdebugd.dbus_library import Variant
 from chdebugd.trace.journal import MessageId
 from tests.dbus.conftest import (
     MANAGER,
+    TIMEOUT,
     VM,
     Client,
     Daemon,
@@ -121,6 +123,27 @@ async def test_the_end_is_told_of_a_process_that_was_killed_before_it_could(
     assert ends(daemon, boot) == [("VM_STOPPED", "shutdown")]
     assert marks(daemon, boot) == list(range(1, COUNT + 1))
     assert await client.get(path, "Result") == "shutdown"
+
+
+@story
+async def test_a_daemon_that_stops_writes_what_is_left_first(
+    daemon: Daemon, client: Client
+) -> None:
+    """Where systemd stops it, and does not start it anew, nobody keeps the ring."""
+    daemon.journal.stop()
+    path = await client.start_vm("last", firmware=firmware(daemon, burst(COUNT) + FOREVER))
+    boot = await written(client, path)
+    await killed(daemon, client, path, "last")
+    await client.wait_state(path, "failed")
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGTERM)
+
+    daemon.journal.go()
+
+    assert await asyncio.to_thread(daemon.process.wait, TIMEOUT) == 0
+    await client.wait_for(lambda: bool(ends(daemon, boot)))
+    assert ends(daemon, boot) == [("VM_FAILED", "process-died")]
+    assert sorted(set(marks(daemon, boot))) == list(range(1, COUNT + 1))
 
 
 def test_what_a_removed_vm_left_outlives_its_process_and_the_daemon(

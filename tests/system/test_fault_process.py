@@ -15,6 +15,7 @@ from tests.system.faults import (
     Writers,
     assert_account,
     assert_log,
+    drop_in,
     entries,
     is_up,
     journalled,
@@ -26,6 +27,7 @@ from tests.system.faults import (
 
 pytestmark = pytest.mark.kvm
 SOCKET_HOLDS = 300  # entries by each of three that wait in journald's socket; the rest waits for us
+KEEP_RESULT = "ExecStopPost=+/bin/sh -c 'echo $SERVICE_RESULT > /run/result'"
 VICTIM, OTHERS = "w1", ("w0", "w2")
 
 
@@ -81,3 +83,24 @@ def test_what_both_left_is_in_the_journal_or_declared(writers: Writers) -> None:
     writers.wait_for_marks(20, *OTHERS)
     for name in OTHERS:
         assert get(container, name, "State") == "running"
+
+
+def test_the_daemon_restarts_amid_a_takeover(writers: Writers) -> None:
+    """journald does not show what it has; the next daemon goes on."""
+    container = writers.container
+    with drop_in(container, DAEMON, KEEP_RESULT), stopped(container, JOURNALD):
+        writers.wait_for_marks(SOCKET_HOLDS)
+        kill(container, unit_of(VICTIM))
+        wait_state(container, VICTIM, "failed")
+        container.run("systemctl", "restart", DAEMON)
+        wait_state(container, VICTIM, "failed")
+        assert not entries(container, MessageId.VM_FAILED, VICTIM)
+
+    wait_for(lambda: bool(entries(container, MessageId.VM_FAILED, VICTIM)))
+    [failed] = entries(container, MessageId.VM_FAILED, VICTIM)
+    assert failed["RESULT"] == "process-died"
+    written = int(get(container, VICTIM, "EventCount"))
+    assert_account(container, VICTIM, written)
+    assert_log(container, VICTIM, written)
+    writers.close_account()
+    assert container.get("/run/result") == b"success\n"
