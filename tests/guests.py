@@ -177,23 +177,26 @@ RUN_FROM_NOWHERE = protected(
 IRET_AT, BODY_AT = 0x0F, 0x10
 
 
-HUNGRY = protected(
-    b"\x31\xdb"  # xor %ebx, %ebx
-    b"\xbf\x00\x00\x10\x00"  # mov $0x100000, %edi
-    b"\x88\xd8"  # again: mov %bl, %al
-    b"\xe6\x80"  # out %al, $0x80
-    b"\x43"  # inc %ebx
-    b"\xba\x10\x00\x00\x00"  # mov $16, %edx
-    b"\xc6\x07\x01"  # page: movb $1, (%edi)
-    b"\x81\xc7\x00\x10\x00\x00"  # add $4096, %edi
-    b"\xb9\x40\x00\x00\x00"  # mov $64, %ecx
-    b"\xe4\x80"  # slow: in $0x80, %al      (an exit that is no mark)
-    b"\xe2\xfc"  # loop slow
-    b"\x4a"  # dec %edx
-    b"\x75\xeb"  # jnz page
-    b"\xeb\xdf"  # jmp again
-)
-"""Counts up on port 0x80, and uses 16 more pages of its memory with each mark, without haste."""
+def hungry(exits: int) -> bytes:
+    """Counts up on port 0x80, and uses 16 more pages of its memory with each mark.
+
+    Each page takes it so many exits that are no mark.
+    """
+    return protected(
+        b"\x31\xdb"  # xor %ebx, %ebx
+        b"\xbf\x00\x00\x10\x00"  # mov $0x100000, %edi
+        b"\x88\xd8"  # again: mov %bl, %al
+        b"\xe6\x80"  # out %al, $0x80
+        b"\x43"  # inc %ebx
+        b"\xba\x10\x00\x00\x00"  # mov $16, %edx
+        b"\xc6\x07\x01"  # page: movb $1, (%edi)
+        b"\x81\xc7\x00\x10\x00\x00"  # add $4096, %edi
+        b"\xb9" + exits.to_bytes(4, "little") + b"\xe4\x80"  # mov $exits, %ecx; slow: in $0x80, %al
+        b"\xe2\xfc"  # loop slow
+        b"\x4a"  # dec %edx
+        b"\x75\xeb"  # jnz page
+        b"\xeb\xdf"  # jmp again
+    )
 
 
 def metronome(hertz: int) -> bytes:

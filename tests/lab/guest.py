@@ -139,8 +139,12 @@ class Guest:
 
     def marks(self) -> list[Mark]:
         """All events so far, in their order."""
-        lines = self._outer.run(self._journal(f"MESSAGE_ID={MessageId.EVENT}")).splitlines()
-        return [_mark(json.loads(line)) for line in lines]
+        return [_mark(entry) for entry in self.entries(MessageId.EVENT)]
+
+    def entries(self, kind: MessageId) -> list[dict[str, str]]:
+        """All entries of a kind so far, in their order."""
+        lines = self._outer.run(self._journal(f"MESSAGE_ID={kind}")).splitlines()
+        return [json.loads(line) for line in lines]
 
     def text(self) -> list[str]:
         """The lines of its serial port."""

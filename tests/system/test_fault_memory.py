@@ -12,7 +12,7 @@ import pytest
 from container.container import Container
 
 from chdebugd.trace.journal import MessageId
-from tests.guests import HUNGRY
+from tests.guests import hungry
 from tests.system.conftest import get, guest, wait_for, wait_state
 from tests.system.faults import (
     Writers,
@@ -86,7 +86,7 @@ def memory_events(container: Container, unit: str) -> Iterator[None]:
 def test_a_process_that_the_oom_killer_ends_is_told_as_such(writers: Writers) -> None:
     container = writers.container
     options = [("memory", "t", str(1 << 30)), ("log-file", "s", f"{VICTIM}.log")]
-    container.start_vm(VICTIM, guest(container, VICTIM, HUNGRY), *options)
+    container.start_vm(VICTIM, guest(container, VICTIM, hungry(exits=64)), *options)
     with hardly_any_memory(container, unit_of(VICTIM)):
         wait_state(container, VICTIM, "failed")
         wait_for(lambda: bool(entries(container, MessageId.VM_FAILED, VICTIM)))
