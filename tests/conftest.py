@@ -7,7 +7,7 @@ import os
 import pytest
 from _pytest.terminal import TerminalReporter
 
-from tests.efi_disk import hypervisor_firmware
+from tests.efi_disk import hypervisor_firmware, shim
 
 HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
 NO_FIRMWARE = "CHDEBUGD_HYPERVISOR_FW names no rust-hypervisor-firmware"
@@ -30,3 +30,5 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     if any(NO_FIRMWARE in str(report.longrepr) for report in skipped):
         title = f"rust-hypervisor-firmware WAS NOT TRIED: {NO_FIRMWARE}"
         terminalreporter.section(title, sep="!")
+    if hypervisor_firmware() and not shim():
+        terminalreporter.section("NO SHIM WAS TRIED: CHDEBUGD_SHIM names none", sep="!")

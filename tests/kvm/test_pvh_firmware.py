@@ -17,7 +17,16 @@ from chdebugd.vmm.boot.loader import BootSource
 from chdebugd.vmm.machine import Machine
 from chdebugd.vmm.outcome import Result
 from chdebugd.vmm.virtio.block import Disk
-from tests.efi_disk import hypervisor_firmware, make_boot_disk, make_efi_disk, write_start
+from tests.efi_disk import (
+    CLOUD_ESP,
+    ESP_START,
+    SECTOR,
+    hypervisor_firmware,
+    make_boot_disk,
+    make_cloud_disk,
+    make_efi_disk,
+    write_at,
+)
 from tests.guests import SHUTDOWN_32, mark
 from tests.images import bzimage
 from tests.kvm.conftest import drain
@@ -54,7 +63,7 @@ def disks(tmp_path: Path) -> Iterator[list[Disk]]:
     with empty.open("wb") as image:
         image.truncate(1 * MIB)
     make_efi_disk(bootable, 4)
-    write_start(bootable, STAGE)
+    write_at(bootable, ESP_START, STAGE)
     made = [Disk(os.open(path, os.O_RDWR), path.name, path.name) for path in (empty, bootable)]
     yield made
     for disk in made:
@@ -98,6 +107,26 @@ def test_it_finds_the_machine_and_boots_the_efi_partition(
     low_holes = 0x100000 - 0xA0000
     assert f"RAM {memory - low_holes:x}\n" in text
     assert "disk in slot 1\nsectors 800\ndisk in slot 2\nsectors 2000\n" in text
+
+
+def test_it_boots_an_image_made_for_clouds_that_nobody_may_write(
+    build: Build, ring: Ring, firmware: Path, tmp_path: Path
+) -> None:
+    """Its EFI partition is not the first, its numbers are out of order, its size is no MiB's."""
+    path = tmp_path / "cloud"
+    make_cloud_disk(path, 1 * MIB)
+    write_at(path, CLOUD_ESP.start, STAGE)
+    sectors = path.stat().st_size // SECTOR
+    disk = Disk(os.open(path, os.O_RDONLY), "cloud", "cloud", readonly=True)
+
+    machine, codes, text = boot(build, ring, firmware, [disk], memory=64 * MIB)
+
+    assert machine.outcome is not None
+    assert machine.outcome.result == Result.SHUTDOWN, text
+    assert codes == [0x00, 0x01, 0x02, 0x20, 0x21], text
+    assert f"disk in slot 1\nsectors {sectors:x}\n" in text
+    assert sectors % (MIB // SECTOR)
+    os.close(disk.fd)
 
 
 def test_without_a_disk_to_boot_it_says_so_and_halts(

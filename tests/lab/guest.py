@@ -77,11 +77,13 @@ class Guest:
             story = self._outer.run("journalctl -u chdebugd -o short-monotonic -n 20 --no-pager")
             raise LabError(f"{error}\nThe daemon's journal:\n{story}") from None
 
-    def boot(self, kernel: str, initrd: str, *words: str) -> None:
+    def boot(self, kernel: str, initrd: str | None, *words: str) -> None:
         """Started by `chdebugctl boot`, which hands files over: a tap comes in no other way."""
-        self._read_once(kernel, initrd)
-        command = ["chdebugctl", "boot", "--detach", f"--name={self.name}"]
-        command += [f"--kernel={kernel}", f"--initramfs={initrd}", *words]
+        command = ["chdebugctl", "boot", "--detach", f"--name={self.name}", f"--kernel={kernel}"]
+        if initrd:
+            command.append(f"--initramfs={initrd}")
+        self._read_once(kernel, *filter(None, [initrd]))
+        command += words
         self._outer.run(shlex.join(command), timeout=CALL_TIMEOUT)
         self._path = self._busctl("call", *MANAGER, "GetVM", "s", self.name)
 

@@ -7,15 +7,17 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.efi_disk import hypervisor_firmware, make_boot_disk
+from tests.lab.cloud_image import make_cloud_image
 from tests.lab.guest import IMAGES
 from tests.lab.outer import OuterMachine
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = "/srv/packages"
-FIRMWARE, EFI_DISK = "hypervisor-fw", "efi.img"
-EFI_DISK_MIB = 32
+FIRMWARE, EFI_DISK, CLOUD_DISK = "hypervisor-fw", "efi.img", "cloud.img"
+EFI_DISK_MIB, CLOUD_DISK_MIB = 32, 1280
 LOADER_ENTRY = b"""title lab
 linux /vmlinuz
 initrd /initrd
@@ -36,13 +38,13 @@ def installed(work: Path) -> Iterator[OuterMachine]:
         outer.run(f"mount /dev/vdb {IMAGES} && mount /dev/vdc {PACKAGES}")
         outer.run(f"apt-get install -q -y {PACKAGES}/chdebugd_*.deb", timeout=300)
         if hypervisor_firmware():
-            outer.run(f"cp {PACKAGES}/{FIRMWARE} {PACKAGES}/{EFI_DISK} {IMAGES}", timeout=300)
+            outer.run(f"cp {PACKAGES}/{FIRMWARE} {PACKAGES}/*.img {IMAGES}", timeout=600)
         outer.run(f"chown --recursive chdebugd: {IMAGES} && systemctl start chdebugd")
         yield outer
 
 
 def package_disk(work: Path, images: Path) -> Path:
-    """A disk with the .deb of this checkout on it, and PVH firmware with its disk if there is one.
+    """A disk with the .deb of this checkout on it, and PVH firmware with its disks if there is one.
 
     `images` is the directory of the lab's disks.
     """
@@ -52,7 +54,9 @@ def package_disk(work: Path, images: Path) -> Path:
     if firmware:
         shutil.copy(firmware, tree / FIRMWARE)
         make_boot_disk(tree / EFI_DISK, EFI_DISK_MIB, loader_files(images, work))
-        size += EFI_DISK_MIB
+        with TemporaryDirectory() as scratch:
+            make_cloud_image(tree / CLOUD_DISK, images, Path(scratch))
+        size += EFI_DISK_MIB + CLOUD_DISK_MIB
     subprocess.run(["mkfs.ext4", "-q", "-F", "-d", tree, disk, f"{size}M"], check=True)
     return disk
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.docs.fences import commands
 from tests.lab.guest import IMAGES, Guest
-from tests.lab.installed import EFI_DISK, FIRMWARE
+from tests.lab.installed import CLOUD_DISK, EFI_DISK, FIRMWARE
+from tests.lab.outer import OuterMachine
 
 MIB = 1 << 20
 KIT = [0x48, 0x4F, 0x61, 0x62, 0x64]
@@ -16,6 +17,10 @@ GRUB = [0x20, 0x21, 0x22, 0x23, 0x2F]
 # GRUB looks at the A20 gate before its first mark, and delays by writing what lies at 0x108000.
 A20_DELAY = 0x00
 POWEROFF = "systemctl --no-block poweroff"
+REBOOT_ONCE = f"""if mkdir /var/lib/booted; then systemctl --no-block reboot; exit; fi
+echo cpus: $(nproc)
+{POWEROFF}
+"""
 SET_GRUB_UP = f"{commands('lab-guest')[0]}; {POWEROFF}"
 
 
@@ -86,6 +91,31 @@ def test_rust_hypervisor_firmware(guest: Callable[[str], Guest]) -> None:
     vm.wait_state("stopped")
 
     text = vm.text()
-    assert "Jumping to kernel" in text
+    assert any(line.endswith("Jumping to kernel") for line in text)
     assert "cpus: 4" in text
     assert [mark.code for mark in vm.marks()] == KIT
+
+
+@pytest.mark.hypervisor_fw
+def test_cloud_image_by_the_words_of_cloud_hypervisor(
+    outer: OuterMachine, guest: Callable[[str], Guest]
+) -> None:
+    """Firmware, shim if there is one, GRUB, kernel and userspace; then the guest reboots."""
+    vm, log = guest("cloud-image"), "/tmp/ch-fw.log"
+    vm.boot(
+        f"{IMAGES}/{FIRMWARE}",
+        None,
+        *("--disk", f"path={IMAGES}/{CLOUD_DISK}"),
+        f"path={vm.put_job(REBOOT_ONCE)['path']},readonly=on,id=job",
+        *("--cpus", "4", "--memory", "size=1024M", "--rng", "--log-file", log, "-vvv"),
+        "--serial=journal",
+    )
+    vm.wait_state("stopped")
+
+    assert "cpus: 4" in vm.text()
+    marks = vm.marks()
+    assert [mark.code for mark in marks] == 2 * [*GRUB, *KIT]
+    assert len({mark.boot for mark in marks}) == 2
+    assert [mark.seq for mark in marks] == 2 * list(range(marks[0].seq, marks[0].seq + 10))
+    lines = outer.run(f"grep --count 'Debug I/O port' {log}")
+    assert int(lines) == len(marks)
