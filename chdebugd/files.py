@@ -122,9 +122,10 @@ def _open_image(role: FileRole, path: Path) -> int:
         _refuse_special(role.role, path)
         return os.open(path, flags | COMMON)
     except PermissionError:
+        need, way = ("read", "") if role.readonly else ("read and write", ", set 'readonly'")
         raise AccessDeniedError(
-            f"The daemon may not open '{_short(path)}' for {role.role}; make it readable for user "
-            "chdebugd, or hand over a descriptor"
+            f"The daemon may not {need} '{_short(path)}' for {role.role}; let user chdebugd do "
+            f"it{way}, or hand over a descriptor"
         ) from None
     except OSError as error:
         _raise_if_short_of(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,19 +23,25 @@ try:
 except ChdebugdError as error:
     print(error.name, error)
 """
+# Root may write what nobody may, unless it has no capabilities.
+AS_A_USER = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+
+
+def open_disk(image: str, mode: str, *around: str) -> str:
+    """What becomes of it as a disk, by a command around the one that opens it."""
+    command = [*around, sys.executable, "-c", OPENS_A_DISK, image, mode]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this user may not: {done.stderr.strip()[-200:]}")
+    return done.stdout
 
 
 def open_read_only(directory: Path, mode: str) -> str:
     """What becomes of a disk in a directory that is mounted read-only, as units mount most."""
     image = directory / "disk"
     image.write_bytes(bytes(512))
-    python = [sys.executable, "-c", OPENS_A_DISK, str(image), mode]
-    command = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(directory), *python]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"this user may mount nothing: {done.stderr.strip()[-200:]}")
-    return done.stdout
+    return open_disk(str(image), mode, "unshare", "--mount", "sh", "-c", READ_ONLY, str(directory))
 
 
 def test_a_disk_on_a_read_only_mount_is_refused_with_a_way_out(tmp_path: Path) -> None:
@@ -46,3 +53,15 @@ def test_a_disk_on_a_read_only_mount_is_refused_with_a_way_out(tmp_path: Path) -
 
 def test_a_read_only_disk_on_a_read_only_mount_is_opened(tmp_path: Path) -> None:
     assert open_read_only(tmp_path, "ro") == "opened\n"
+
+
+def test_a_disk_that_may_not_be_written_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(512))
+    image.chmod(0o444)
+
+    answer = open_disk(str(image), "rw", *AS_A_USER)
+
+    assert answer.startswith("AccessDenied The daemon may not read and write")
+    assert "let user chdebugd do it, set 'readonly', or hand over a descriptor" in answer
+    assert open_disk(str(image), "ro", *AS_A_USER) == "opened\n"
