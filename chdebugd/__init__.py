@@ -1,7 +1,7 @@
 """chdebugd traces how virtual machines boot.
 
 The way in:   __main__ → daemon → manager → vm_starter → vm → vm_link ~ control
-              ~ vm_process → vm_life → vmm.machine → vmm.vcpu → vmm/kvm_source.c
+              ~ vm_entry → vm_process → vm_life → vmm.machine → vmm.vcpu → vmm/kvm_source.c
 And back:     kvm_source.c → trace/ring.h → vm_sinks → trace.journal_sink, trace.log_sink
                                           → signal_pump → event_dbus → the bus
 After a death: manager.process_gone → takeover → remains, recovery;  after a restart: adoption

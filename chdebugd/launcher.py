@@ -56,7 +56,7 @@ class ChildLauncher:
             raise LimitExceededError(
                 f"Cannot start a VM process: {error}; end some others"
             ) from None
-        command = [sys.executable, "-m", "chdebugd.vm_process", name]
+        command = [sys.executable, "-m", "chdebugd.vm_entry", name]
         command += ["--runtime-dir", str(self._runtime_dir), "--ready-fd", str(ready_fd)]
         try:
             self._children[name] = subprocess.Popen(  # noqa: ASYNC220 - forks, waits for nothing

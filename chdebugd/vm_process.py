@@ -1,24 +1,19 @@
-"""The process of one VM: `chdebugd-vm NAME`. It owns /dev/kvm descriptors and no D-Bus.
+"""The process of one VM behind its socket. It owns /dev/kvm descriptors and no D-Bus.
 
-It binds RUNTIME_DIR/vm/NAME/sock, says that it is ready, and waits for a daemon. One daemon at a
-time talks to it; a new connection takes the old one's place, because daemons are restarted.
+One daemon at a time talks to it; a new connection takes the old one's place, because daemons are
+restarted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import getopt
 import json
 import os
 import signal
 import socket
-import sys
-from typing import NamedTuple
 
 from chdebugd.control import (
     LAST_WORDS,
-    SOCKET,
-    VMS_DIR,
     Channel,
     Message,
     StartRequest,
@@ -36,7 +31,6 @@ from chdebugd.vm_loop import VmLoop
 from chdebugd.vmm.outcome import Result
 
 POWER_OFF = signal.SIGRTMIN + 4  # what `machinectl poweroff` sends (machinectl(1))
-SWITCH_INTERVAL = 0.0002  # seconds that an exit of the guest waits for sinks that drain (the GIL)
 TERM_TIMEOUT_USEC = 10_000_000  # what a guest has after SIGTERM to obey its power button
 ACCEPT_AGAIN = 0.5  # seconds until a daemon that could not be let in is tried again
 UNWANTED_AFTER = 60.0  # seconds without a start request: the daemon that wanted us is dead
@@ -45,12 +39,10 @@ UNWANTED_AFTER = 60.0  # seconds without a start request: the daemon that wanted
 class VmProcess:
     """The socket, the signals and the one VM behind them."""
 
-    def __init__(self, name: str, runtime_dir: str) -> None:
+    def __init__(self, name: str, directory: str, listener: socket.socket) -> None:
+        """`listener` is bound in the VM's directory; daemons may wait there already."""
         self.loop = VmLoop()
-        directory = f"{runtime_dir}/{VMS_DIR}/{name}"
-        with contextlib.suppress(FileExistsError):  # the daemon makes it first, for its units
-            os.mkdir(directory, 0o700)
-        self._path = f"{directory}/{SOCKET}"
+        self._listener = listener
         self._last_words = f"{directory}/{LAST_WORDS}"
         self._channel: Channel | None = None
         exit_cost = exit_cost_of_host(directory)
@@ -64,18 +56,9 @@ class VmProcess:
             directory=directory,
         )
         self._life.sinks.on_wake = self._life.woken
-        self._listen()
+        self._await_daemon()
         self._watch_signals()
         self.loop.call_later("unwanted", UNWANTED_AFTER, lambda: self._life.kill(lambda _: None))
-
-    def _listen(self) -> None:
-        _unlink(self._path)
-        _unlink(self._last_words)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(self._path)
-        os.chmod(self._path, 0o600)
-        self._listener.listen(4)
-        self._await_daemon()
 
     def _await_daemon(self) -> None:
         self.loop.add_reader(self._listener, self._accept)
@@ -186,7 +169,8 @@ class VmProcess:
         }
         with contextlib.suppress(OSError), open(self._last_words, "w") as file:
             json.dump(words, file)
-        _unlink(self._path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._listener.getsockname())
         self._hang_up()
         self.loop.stop()
 
@@ -195,67 +179,3 @@ class VmProcess:
         """1 where the VM failed after it had started; before that, the caller was told why."""
         status = self._life.status
         return int(status.state == State.FAILED and status.result != Result.START_FAILED)
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def tell_ready(ready_fd: int) -> None:
-    """To systemd (sd_notify(3)) or to the daemon that holds the other end of a pipe."""
-    if ready_fd >= 0:
-        os.close(ready_fd)
-    if path := os.environ.pop("NOTIFY_SOCKET", ""):
-        address = "\0" + path[1:] if path.startswith("@") else path
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,
-            contextlib.suppress(OSError),
-        ):
-            notify.sendto(b"READY=1", address)
-
-
-USAGE = """usage: chdebugd-vm [--runtime-dir DIR] [--ready-fd FD] NAME
-
-Runs the virtual machine NAME for chdebugd, which starts this itself.
-
-  --runtime-dir DIR  where the sockets lie; default: /run/chdebugd
-  --ready-fd FD      closed when the socket is there
-"""
-
-
-class Arguments(NamedTuple):
-    """The command line; argparse would take a tenth of a cold start."""
-
-    name: str
-    runtime_dir: str = "/run/chdebugd"
-    ready_fd: int = -1
-
-
-def parse_arguments(words: list[str]) -> Arguments:
-    """Raises SystemExit, with a sentence where the words are wrong."""
-    try:
-        options, names = getopt.gnu_getopt(words, "h", ["help", "runtime-dir=", "ready-fd="])
-        given = dict(options)
-        if given.keys() & {"-h", "--help"}:
-            print(USAGE, end="")
-            raise SystemExit(0)
-        [name] = names
-        ready_fd = int(given.get("--ready-fd", -1))
-    except (getopt.GetoptError, ValueError) as error:
-        raise SystemExit(f"chdebugd-vm: {error}; give one name\n{USAGE}") from None
-    return Arguments(name, given.get("--runtime-dir", Arguments("").runtime_dir), ready_fd)
-
-
-def main() -> int:
-    """Run one VM until it ends; the exit status is 0 where it ended well."""
-    arguments = parse_arguments(sys.argv[1:])
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    process = VmProcess(arguments.name, arguments.runtime_dir)
-    tell_ready(arguments.ready_fd)
-    process.loop.run()
-    return process.exit_status
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

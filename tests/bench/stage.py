@@ -96,7 +96,7 @@ class Stage:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"chdebugd.vm_process" in words and str(self.directory / "run").encode() in words:
+            if b"chdebugd.vm_entry" in words and str(self.directory / "run").encode() in words:
                 found.append(int(entry.name))
         return found
 

@@ -273,8 +273,8 @@ def vm_pids(runtime_dir: Path) -> dict[str, int]:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
         except (OSError, UnicodeDecodeError):
             continue
-        if "chdebugd.vm_process" in words and str(runtime_dir) in words:
-            found[words[words.index("chdebugd.vm_process") + 1]] = int(entry.name)
+        if "chdebugd.vm_entry" in words and str(runtime_dir) in words:
+            found[words[words.index("chdebugd.vm_entry") + 1]] = int(entry.name)
     return found
 
 

@@ -303,7 +303,7 @@ def test_log_lines_come_once_when_a_vm_process_dies(daemon: Daemon, moment: floa
 async def test_a_process_that_waits_for_its_start_is_taken(daemon: Daemon, client: Client) -> None:
     """As `systemctl start chdebugd-vm@fw0` makes one, so that StartVM is quick."""
     ready, ready_fd = os.pipe()
-    command = [sys.executable, "-m", "chdebugd.vm_process", "fw0"]
+    command = [sys.executable, "-m", "chdebugd.vm_entry", "fw0"]
     command += ["--runtime-dir", str(daemon.runtime_dir), "--ready-fd", str(ready_fd)]
     waiting = subprocess.Popen(  # noqa: ASYNC220 - forks, waits for nothing
         command, pass_fds=[ready_fd], cwd=ROOT

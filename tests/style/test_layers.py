@@ -12,7 +12,15 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "chdebugd"
 
 # Top-level modules of VM processes; the daemon's are all others.
-VM_PROCESS = {"vm_process", "vm_life", "vm_loop", "vm_sinks", "vm_equipment", "text_output"}
+VM_PROCESS = {
+    "vm_entry",
+    "vm_process",
+    "vm_life",
+    "vm_loop",
+    "vm_sinks",
+    "vm_equipment",
+    "text_output",
+}
 VM_PROCESS |= {"vm_entries", "halt_watch", "exit_cost"}
 SHARED = {"control", "counts", "disk_lock", "errors", "state", ""}
 VMM_NEEDS = {"errors", "trace.ring"}  # beside vmm itself

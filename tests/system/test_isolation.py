@@ -18,6 +18,8 @@ NAMES = ("mine-a.1", "other")
 INTRUDER = """
 import json, os, socket, sys
 
+PLACES = ["/dev/shm"] + ["/" + name for name in sorted(os.listdir("/")) if name[:3] != "lib"]
+
 def tries(call):
     try:
         call()
@@ -34,12 +36,14 @@ print(json.dumps({
     "other's socket": tries(lambda: connect("/run/chdebugd/vm/other/sock")),
     "another's place": tries(lambda: os.mkdir("/run/chdebugd/vm/new")),
     "bus": tries(lambda: connect("/run/dbus/system_bus_socket", socket.SOCK_STREAM)),
+    "read": [place for place in PLACES if os.access(place, os.R_OK) and os.listdir(place)],
+    "written": [place for place in PLACES if os.access(place, os.W_OK)],
     "log": tries(lambda: open("/var/log/chdebugd/other.log").close()),
     "disks": tries(lambda: os.listdir("/var/lib/chdebugd")),
     "other's memory": tries(lambda: open(f"/proc/{sys.argv[1]}/mem", "rb").close()),
 }))
 """
-USER = "/usr/bin/setpriv --reuid=chdebugd --regid=chdebugd --clear-groups --no-new-privs"
+USER = "/usr/bin/setpriv --reuid={0} --regid={0} --clear-groups --no-new-privs"
 
 
 @pytest.fixture
@@ -56,7 +60,8 @@ def running(container: Container) -> Iterator[Container]:
 def test_a_vm_process_sees_nothing_of_the_others(running: Container) -> None:
     """What its namespaces show to its user; its own filters are tested beside them."""
     mine, other = (pid_of(running, unit_of(escaped(name))) for name in NAMES)
-    enter = ["nsenter", f"--target={mine}", "--mount", "--net", "--ipc", "--", *USER.split()]
+    user = USER.format(running.run("id", "--user", "chdebugd").stdout.strip()).split()
+    enter = ["nsenter", f"--target={mine}", "--mount", "--net", "--ipc", "--", *user]
     done = running.run(*enter, "/usr/bin/python3", "-c", INTRUDER, str(other))
 
     assert json.loads(done.stdout) == {
@@ -64,7 +69,9 @@ def test_a_vm_process_sees_nothing_of_the_others(running: Container) -> None:
         "vms": ["mine-a.1"],
         "other's socket": "No such file or directory",
         "another's place": "Read-only file system",
-        "bus": "Permission denied",
+        "bus": "No such file or directory",
+        "read": ["/dev", "/proc", "/run", "/usr"],
+        "written": [],
         "log": "No such file or directory",
         "disks": "No such file or directory",
         "other's memory": "No such file or directory",

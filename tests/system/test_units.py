@@ -56,7 +56,7 @@ def test_a_vm_process_starts_without_site(container: Container) -> None:
     said = container.run(python, flags, "-X", "importtime", program, "--help").stderr
     loaded = [line.rpartition("|")[2].strip() for line in said.splitlines()]
 
-    assert "chdebugd.vm_process" in loaded
+    assert "chdebugd.vm_entry" in loaded
     assert "site" not in loaded
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from chdebugd.vm_process import Arguments, parse_arguments
+from chdebugd.vm_entry import Arguments, parse_arguments
 
 # Each costs every start of a VM 3 to 40 ms, and every VM its memory: use NamedTuple for records,
 # os.path for paths, and import inside the function what few VMs need.
@@ -27,7 +27,7 @@ TOO_SLOW = {
 
 
 def test_a_vm_process_loads_nothing_slow() -> None:
-    code = "import sys; old = set(sys.modules); import chdebugd.vm_process; "
+    code = "import sys; old = set(sys.modules); import chdebugd.vm_entry, chdebugd.vm_process; "
     code += "print(*set(sys.modules) - old)"
 
     loaded = subprocess.run(
