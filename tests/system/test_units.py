@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from container.container import MANAGER, Container
 from tests.guests import SLEEP, mark
 from tests.system.conftest import call_vm, get, guest, wait_for, wait_state
 
+THREAD_FILTER = Path(__file__).parents[2] / "chdebugd/vmm/filter.h"
 HAND_OVER = Path(__file__).with_name("hand_over.py")
 UNITS = ("chdebugd.service", "chdebugd-vm@.service")
 
@@ -38,6 +40,15 @@ def test_systemd_finds_no_fault_in_a_unit(container: Container, unit: str) -> No
 
     assert "chdebugd" not in said.stdout + said.stderr
     assert said.returncode == 0
+
+
+def test_a_vm_process_may_call_what_each_of_its_threads_may(container: Container) -> None:
+    """The filter of a thread narrows that of the unit; it does not ask for more."""
+    of_the_unit = set(show(container, "chdebugd-vm@fw0", "SystemCallFilter").split())
+    of_a_thread = set(re.findall(r"SCMP_SYS\((\w+)\)", THREAD_FILTER.read_text()))
+
+    assert "mremap" in of_a_thread
+    assert of_a_thread <= of_the_unit
 
 
 @pytest.mark.kvm
