@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from chdebugd.vmm.kvm import VcpuFd
 from chdebugd.vmm.layout import GDT_ADDRESS, IDT_ADDRESS
 from chdebugd.vmm.memory import GuestMemory
+from chdebugd.vmm.vcpu_fd import VcpuFd
 
 MSR_MISC_ENABLE = 0x1A0
 MISC_ENABLE_FAST_STRING = 1

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from chdebugd.vmm import kvm
-from chdebugd.vmm.kvm import Kvm, VcpuFd
+from chdebugd.vmm.kvm import Kvm
+from chdebugd.vmm.vcpu_fd import VcpuFd
 
 TOPOLOGY = 0xB
 OTHER_TOPOLOGY = 0x1F  # of dies and modules; a guest that finds none takes the one above

@@ -34,6 +34,7 @@ from chdebugd.vmm.kvm import Kvm, Vm
 from chdebugd.vmm.memory import GuestMemory
 from chdebugd.vmm.outcome import Outcome, Result
 from chdebugd.vmm.vcpu import Vcpu
+from chdebugd.vmm.vcpu_fd import VcpuFd
 
 if TYPE_CHECKING:
     from chdebugd.vmm.virtio.block import Disk
@@ -126,7 +127,7 @@ class Machine:
             self._resources = stack.pop_all()
 
     def _create_vcpu(self, index: int, cpuid: Cpuid, entry: cpu.Entry, wakers: Wakers) -> Vcpu:
-        fd = self.vm.create_vcpu(index)
+        fd = VcpuFd(self.vm, index)
         cpuid.give_to(fd)
         cpu.prepare(fd, entry)
         if index == 0 and isinstance(entry, cpu.Flat32):

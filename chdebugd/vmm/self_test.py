@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from chdebugd.vmm import layout
-from chdebugd.vmm.kvm import Kvm, VcpuFd, address_of
+from chdebugd.vmm.kvm import Kvm, address_of
+from chdebugd.vmm.vcpu_fd import VcpuFd
 
 EXITS = 300
 BUDGET_NSEC = 3_500_000  # for the exits; what is left of 5 ms is for the scratch VM
@@ -44,7 +45,7 @@ def scratch_vcpu(kvm: Kvm, page: bytes) -> Iterator[VcpuFd]:
         address, unpin = address_of(memory)
         vm.set_special_pages(layout.TSS_ADDRESS, layout.IDENTITY_MAP_ADDRESS)
         vm.add_memory(layout.HOLE_END - PAGE, PAGE, address)
-        with vm.create_vcpu(0) as vcpu:
+        with VcpuFd(vm, 0) as vcpu:
             yield vcpu
         unpin()
 

@@ -13,8 +13,8 @@ from chdebugd.vmm import kvm
 from chdebugd.vmm.bus import Bus
 from chdebugd.vmm.cpu import RFLAGS_IF, has_lapic_timer
 from chdebugd.vmm.gate import Gate
-from chdebugd.vmm.kvm import VcpuFd
 from chdebugd.vmm.outcome import Outcome, Result
+from chdebugd.vmm.vcpu_fd import VcpuFd
 
 SYSTEM_EVENT_RESET = 2  # KVM_SYSTEM_EVENT_RESET
 JOIN_STEP = 0.1  # seconds; a thread that a device keeps busy is kicked again

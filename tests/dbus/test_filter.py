@@ -22,7 +22,8 @@ from chdebugd.vmm.devices.power import Port92
 Port92.write = lambda *_: os.open("/etc/shadow", os.O_RDONLY)
 """
 NO_SECCOMP = """
-from chdebugd.vmm.kvm import VcpuFd, check
+from chdebugd.vmm.kvm import check
+from chdebugd.vmm.vcpu_fd import VcpuFd
 VcpuFd.confine = lambda _: check(-38, "seccomp")
 """
 BREAK_OUT = b"\xe6\x92"  # out %al, $0x92

@@ -23,6 +23,7 @@ from chdebugd.vmm.self_test import (
     measure_exit_cost,
     scratch_vcpu,
 )
+from chdebugd.vmm.vcpu_fd import VcpuFd
 from tests.guests import SHUTDOWN, STAMP_PAUSES, STAMPS_MAX, rom, stamped_marks
 from tests.kvm.conftest import MIB, TIMEOUT, drain, image_of
 
@@ -102,7 +103,7 @@ def stamp_marks(kvm: Kvm) -> StampedMarks:
 
 
 def _tsc_khz(kvm: Kvm) -> int:
-    with kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+    with kvm.create_vm() as vm, VcpuFd(vm, 0) as vcpu:
         return vcpu.ioctl_value("KVM_GET_TSC_KHZ")
 
 

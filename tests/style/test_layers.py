@@ -43,7 +43,7 @@ DOORS = {
         "vmm.vcpu",
         "vmm.virtio.function",
     },
-    "chdebugd.vmm._kvm": {"vmm.kvm"},
+    "chdebugd.vmm._kvm": {"vmm.kvm", "vmm.vcpu_fd"},
     "chdebugd.vmm.virtio._engine": {"vmm.virtio.engine"},
     "chdebugd.trace._ring": {"trace.ring"},
 }
