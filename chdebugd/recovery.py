@@ -32,6 +32,8 @@ class Recovery:
         """`journal` is the path of journald's socket, empty for the usual one."""
         self._path = journal or SOCKET
         self._asks_journal = not journal
+        self._turn = asyncio.Lock()
+        """One batch a turn of the loop, however many died at once: callers want their answers."""
         self._running: dict[tuple[str, str], asyncio.Event] = {}
 
     async def recover(self, remains: Remains, end: asyncio.Future[Status] | None) -> None:
@@ -99,7 +101,7 @@ class Recovery:
         log_sink = LogSink(ring, remains.log_fd)
         log_sink.resume(await when_there_is_room(partial(_tail, log_sink.fd)))
         left = ring.head - ring.position(Reader.JOURNAL)
-        lost = await _drain(ring, sink, log_sink)
+        lost = await self._drain(ring, sink, log_sink)
         if left:
             name = remains.name
             text = f"{left - lost} events of VM '{name}' came out of the ring of its dead process"
@@ -108,6 +110,21 @@ class Recovery:
             if not is_sure:
                 fields["UNVERIFIED"] = "journald did not show what it has; one mark may be double"
             await send(journal, entry(text, WARNING, fields))
+
+    async def _drain(self, ring: Ring, sink: JournalSink, log_sink: LogSink) -> int:
+        """Until both are empty; returns how many records were torn by the death of a vCPU."""
+        lost = 0
+        while True:
+            async with self._turn:
+                journal, lines = sink.drain(), log_sink.drain()
+                await asyncio.sleep(0)
+            if journal == Progress.BLOCKED and lines == Progress.IDLE:
+                await _wait_writable(sink.journal)
+            elif journal == lines == Progress.IDLE:
+                torn = _step_over_torn(ring)
+                if not torn:
+                    return lost
+                lost += torn
 
 
 def _is_sane(ring: Ring) -> bool:
@@ -125,21 +142,6 @@ def _skip_written(ring: Ring) -> None:
     written = [e for e in events if e.boot == events[0].boot and e.seq <= last]
     if written:
         ring.move(Reader.JOURNAL, written[-1].ticket)
-
-
-async def _drain(ring: Ring, sink: JournalSink, log_sink: LogSink) -> int:
-    """Until both are empty; returns how many records were torn by the death of a vCPU."""
-    lost = 0
-    while True:
-        journal, lines = sink.drain(), log_sink.drain()
-        if journal == Progress.BLOCKED and lines == Progress.IDLE:
-            await _wait_writable(sink.journal)
-        elif journal == lines == Progress.IDLE:
-            torn = _step_over_torn(ring)
-            if not torn:
-                return lost
-            lost += torn
-        await asyncio.sleep(0)
 
 
 def _step_over_torn(ring: Ring) -> int:
