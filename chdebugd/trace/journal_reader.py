@@ -5,15 +5,21 @@ These calls wait for files and for journald: call them off the event loop.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from chdebugd.trace.journal import MessageId
 
 LOOK_AGAIN = 0.2  # seconds, where the kernel does not tell us of a change
+PLACES = ("/var/log/journal", "/run/log/journal")  # journald.conf(5), Storage=
+SPARE = 16  # descriptors that a reader needs beside those of the files, and others meanwhile
 STARTS = 64  # lives of journald that are looked at, at most
 JOURNALD_STARTED = "f77379a8490b408bbe5f6940505a777b"  # systemd, sd-messages.h
 
@@ -31,10 +37,8 @@ def wait_for_takeover(takeover_id: str, timeout: float) -> bool:
     journald takes entries in the order in which they were sent, from all processes through one
     socket: once this entry is there, all that was sent before it is there too.
     """
-    from systemd import journal
-
     deadline = time.monotonic() + timeout
-    with journal.Reader() as reader:
+    with _reader() as reader:
         reader.add_match(TAKEOVER_ID=takeover_id, **_ours())
         while not reader.get_next():
             if time.monotonic() >= deadline:
@@ -56,9 +60,7 @@ def last_mark(vm: str) -> JournalledMark | None:
 
 def has_end(boot_id: str) -> bool:
     """Whether the journal has the entry that the VM of this boot stopped or failed."""
-    from systemd import journal
-
-    with journal.Reader() as reader:
+    with _reader() as reader:
         for kind in (MessageId.VM_STOPPED, MessageId.VM_FAILED):
             reader.add_match(MESSAGE_ID=kind.value, VM_BOOT=boot_id, **_ours())
         return bool(reader.get_next())
@@ -66,9 +68,7 @@ def has_end(boot_id: str) -> bool:
 
 def journald_starts(since_nsec: int) -> list[str]:
     """Cursors of journald's first entries in its lives since then (CLOCK_MONOTONIC), in order."""
-    from systemd import journal
-
-    with journal.Reader() as reader:
+    with _reader() as reader:
         reader.add_match(MESSAGE_ID=JOURNALD_STARTED, _TRANSPORT="driver")
         reader.seek_tail()
         starts: list[str] = []
@@ -87,9 +87,7 @@ def marks_around(cursor: str, vm: str) -> tuple[JournalledMark | None, Journalle
 
     Events that were sent again do not count: they are out of turn.
     """
-    from systemd import journal
-
-    with journal.Reader() as reader:
+    with _reader() as reader:
         reader.add_match(MESSAGE_ID=MessageId.EVENT.value, VM=vm, **_ours())
         reader.seek_cursor(cursor)
         before = _in_turn(reader.get_previous)
@@ -99,17 +97,29 @@ def marks_around(cursor: str, vm: str) -> tuple[JournalledMark | None, Journalle
 
 def marks_sent_again(vm: str) -> set[JournalledMark]:
     """The VM's events that the journal has because they were sent again."""
-    from systemd import journal
-
-    with journal.Reader() as reader:
+    with _reader() as reader:
         reader.add_match(MESSAGE_ID=MessageId.EVENT.value, VM=vm, RESENT="1", **_ours())
         return {_mark(entry) for entry in reader}
 
 
-def _newest(**match: str) -> JournalledMark | None:
+@contextlib.contextmanager
+def _reader() -> Iterator[Any]:
+    """Of all files of the journal; raises OSError where there are too few descriptors for them.
+
+    The library passes over files that it cannot open, and does not say so.
+    """
     from systemd import journal
 
+    files = sum(1 for place in PLACES for _ in Path(place).glob("*/*.journal*"))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if len(os.listdir("/proc/self/fd")) + files + SPARE > limit:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     with journal.Reader() as reader:
+        yield reader
+
+
+def _newest(**match: str) -> JournalledMark | None:
+    with _reader() as reader:
         reader.add_match(MESSAGE_ID=MessageId.EVENT.value, **match, **_ours())
         reader.seek_tail()
         return _in_turn(reader.get_previous)

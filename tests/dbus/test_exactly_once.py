@@ -226,3 +226,62 @@ def test_what_journald_has_not_looked_at_yet_is_not_sent_again(journald: Journal
         time.sleep(0.02)
     sequence = [int(entry["SEQ"]) for entry in journald.entries(MessageId.EVENT, "lag")]
     assert sequence == [1, 2, 3, 4, 5, 6]
+
+
+FEW = """
+import os, resource, sys
+from chdebugd.trace.journal_reader import last_sequence
+
+room, hard = int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+last_sequence("")  # has imported all it needs
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + room, hard))
+try:
+    print(last_sequence(sys.argv[1]))
+except OSError as error:
+    print(error.strerror)
+"""
+SEND = """
+from chdebugd.trace.journal import Journal
+from chdebugd.trace.journal_sink import JournalSink
+from chdebugd.trace.ring import Ring
+
+ring = Ring.create()
+ring.start_boot(1, 1)
+ring.write(1)
+JournalSink(ring, Journal(), "old", None).drain()
+print(ring.boot_id(1))
+"""
+
+
+def test_a_journal_that_cannot_be_read_whole_is_not_taken_for_it(journald: Journald) -> None:
+    """Its library leaves out files for which there is no descriptor."""
+
+    def run(script: str, *words: str) -> str:
+        command = [*journald.inside, sys.executable, "-c", script, *words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    boot = run(SEND)
+    for _ in range(3):
+        archive(journald)
+        run(SEND)
+
+    assert run(FEW, boot, "1000") == "1"
+    assert {run(FEW, boot, str(room)) for room in range(1, 5)} == {"Too many open files"}
+
+
+def archive(journald: Journald) -> None:
+    """Have the journal begin another file (systemd-journald.service(8), SIGUSR2)."""
+    count = ["sh", "-c", "ls /run/log/journal/*/*.journal | wc -l"]
+
+    def files() -> int:
+        return int(
+            subprocess.run([*journald.inside, *count], check=True, capture_output=True).stdout
+        )
+
+    before, deadline = files(), time.monotonic() + TIMEOUT
+    journald.signal(signal.SIGUSR2)
+    while files() == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
