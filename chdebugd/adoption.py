@@ -10,7 +10,7 @@ from chdebugd.errors import ChdebugdError
 from chdebugd.files import FileOpener, OpenFile
 from chdebugd.options import LOGS, VmOptions, check_name
 from chdebugd.systemd_notify import forget_fd, take_stored_fds
-from chdebugd.takeover import apart_vm
+from chdebugd.takeover import former_vm
 from chdebugd.trace.ring import Ring
 from chdebugd.vm import VM, Listener
 from chdebugd.vm_directories import VmDirectories
@@ -23,6 +23,10 @@ RING = "ring-"
 def ring_name(vm: str) -> str:
     """Under which systemd keeps the ring of a VM."""
     return RING + vm
+
+
+def _vm_of(ring: str) -> str:
+    return ring.removeprefix(RING) if ring.startswith(RING) else ""
 
 
 class Adoption:
@@ -51,18 +55,19 @@ class Adoption:
             _attach(vm, self._rings.pop(ring_name(name), -1))
             yield vm
 
-    def find_apart(self, vms: Mapping[str, VM], listener: Listener) -> Iterator[VM]:
-        """Former lives of VMs, whose marks were not all written when they started again.
+    def find_former(self, vms: Mapping[str, VM], listener: Listener) -> Iterator[tuple[str, VM]]:
+        """VMs that were removed or started again before all their marks were written.
 
-        Call after `find`, with what that made.
+        Each with the name under which systemd keeps its ring. Call after `find`, with what that
+        made.
         """
         for name, fd in self._rings.items():
-            vm = VM(apart_vm(name), VmOptions.empty(), listener, 0)
+            vm = VM(former_vm(name) or _vm_of(name), VmOptions.empty(), listener, 0)
             if vm.name in vms:
                 vm.options = vms[vm.name].options
             _attach(vm, fd)
-            if vm.name and vm.ring is not None:
-                yield vm
+            if vm.name and vm.ring is not None and vm.ring.boot:
+                yield name, vm
             else:
                 vm.close()
                 forget_fd(name)

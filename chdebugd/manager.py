@@ -330,8 +330,8 @@ class Manager:
             if vm.is_known and vm.state != State.CREATED:
                 self._watcher.added(vm)
             self._meet(vm)
-        for former in self._adoption.find_apart(self.vms, self):
-            self._takeovers.begin_apart(former)
+        for kept_as, former in self._adoption.find_former(self.vms, self):
+            self._takeovers.begin_former(former, kept_as)
         greetings = [
             asyncio.create_task(vm.wait_gone_or_greeted())
             for vm in self.vms.values()

@@ -71,8 +71,8 @@ class Remains:
         self.counts = vm.counts
         self.level = LEVELS[vm.options.request.log_level]
         self.code_map = vm.options.request.code_map
-        self.is_apart = False
-        """Whether systemd keeps the ring under a name of its own."""
+        self.kept_as = ""
+        """Under which name systemd keeps the ring, where that is no more the VM's."""
         with contextlib.ExitStack() as stack:
             self.ring = vm.ring.duplicate() if vm.ring else None
             if self.ring is not None:

@@ -18,7 +18,7 @@ from chdebugd.vm import VM
 from chdebugd.vmm.outcome import Result
 
 log = logging.getLogger(__name__)
-APART = "apart-"
+FORMER = "former-"
 
 
 class Takeovers:
@@ -36,26 +36,25 @@ class Takeovers:
     def begin(self, vm: VM) -> None:
         """Its process is dead, and its state is one of those at the end."""
         end = asyncio.create_task(learn_why(vm, self._launcher)) if vm.owes_end else None
-        self._begin(vm, end, is_apart=False)
+        self._begin(vm, end, "")
 
-    def begin_apart(self, vm: VM) -> None:
-        """What an earlier daemon had set apart of a VM."""
+    def begin_former(self, vm: VM, kept_as: str) -> None:
+        """A VM of an earlier daemon that was removed or started again; systemd keeps its ring."""
         vm.set_died(Result.PROCESS_DIED, UNKNOWN)
         end = asyncio.get_running_loop().create_future()
         end.set_result(vm.status)
-        self._begin(vm, end, is_apart=True)
+        self._begin(vm, end, kept_as)
 
-    def _begin(self, vm: VM, end: asyncio.Future[Status] | None, *, is_apart: bool) -> None:
+    def _begin(self, vm: VM, end: asyncio.Future[Status] | None, kept_as: str) -> None:
         self._unheld[vm] = asyncio.Event()
-        task = asyncio.create_task(self._take_over(vm, end, is_apart=is_apart))
+        task = asyncio.create_task(self._take_over(vm, end, kept_as))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _take_over(
-        self, vm: VM, end: asyncio.Future[Status] | None, *, is_apart: bool
-    ) -> None:
+    async def _take_over(self, vm: VM, end: asyncio.Future[Status] | None, kept_as: str) -> None:
         remains = await when_there_is_room(partial(Remains, vm))
-        remains.is_apart = is_apart
+        if kept_as:
+            _keep_apart(remains, kept_as)
         self._unheld.pop(vm).set()
         self._held[remains] = vm
         with contextlib.closing(remains):
@@ -64,8 +63,8 @@ class Takeovers:
             except Exception:
                 log.exception("What VM '%s' left is not taken over; please report this", vm.name)
             del self._held[remains]
-            if remains.is_apart:
-                forget_fd(apart_name(remains))
+            if remains.kept_as:
+                forget_fd(remains.kept_as)
         if vm.counts.boot_id == remains.counts.boot_id:  # it has not started again
             vm.owes_end = False
             self._over(vm)
@@ -94,18 +93,21 @@ class Takeovers:
     def set_apart(self, vm: VM) -> None:
         """The VM's name in systemd's store is for its next ring from now on."""
         for remains, each in self._held.items():
-            if each is vm and remains.ring is not None:
-                store_fd(apart_name(remains), remains.ring.fd)
-                remains.is_apart = True
+            if each is vm:
+                _keep_apart(remains, "")
 
 
-def apart_name(remains: Remains) -> str:
-    """Under which systemd keeps a ring whose VM has started again."""
-    return f"{APART}{remains.counts.boot_id}-{remains.name}"
+def _keep_apart(remains: Remains, kept_as: str) -> None:
+    """Let systemd keep the ring under a name of its own, and no more as `kept_as`."""
+    if remains.ring is not None:
+        remains.kept_as = f"{FORMER}{remains.counts.boot_id}-{remains.name}"
+        store_fd(remains.kept_as, remains.ring.fd)
+    if kept_as not in ("", remains.kept_as):
+        forget_fd(kept_as)
 
 
-def apart_vm(name: str) -> str:
+def former_vm(name: str) -> str:
     """The VM whose ring systemd keeps under such a name; empty where it is none."""
-    if not name.startswith(APART):
+    if not name.startswith(FORMER):
         return ""
-    return name.removeprefix(APART).partition("-")[2]
+    return name.removeprefix(FORMER).partition("-")[2]
