@@ -92,15 +92,20 @@ def test_the_daemon_ends_again_and_again(writers: Writers, way: str) -> None:
 def test_an_upgrade_touches_no_guest(writers: Writers, deb: Path) -> None:
     container = writers.container
     pids = [pid_of(container, unit_of(name)) for name in NAMES]
-    old = pid_of(container, DAEMON)
+    before, old = writers.counts(), pid_of(container, DAEMON)
 
-    container.run("apt-get", "install", "--reinstall", "--yes", f"/root/{deb.name}")
+    with monitor(container) as signals:
+        container.run("apt-get", "install", "--reinstall", "--yes", f"/root/{deb.name}")
 
-    new_daemon(container, old)
-    assert [pid_of(container, unit_of(name)) for name in NAMES] == pids
-    assert list_vms(container) == RUNNING
-    writers.wait_for_marks()
-    writers.close_account()
+        new_daemon(container, old)
+        after = writers.counts()
+        assert [pid_of(container, unit_of(name)) for name in NAMES] == pids
+        assert list_vms(container) == RUNNING
+        assert all(after[name] >= before[name] for name in NAMES)
+        writers.wait_for_marks()
+        written = writers.close_account()
+        wait_for(lambda: signals.heard()["w2"][-1] == written["w2"])
+        assert_signals(container, signals.heard(), written, may_repeat=False)
 
 
 def test_systemd_ends_a_daemon_that_hangs(writers: Writers) -> None:

@@ -110,6 +110,8 @@ def test_a_removed_log_directory_harms_no_guest(writers: Writers) -> None:
     container.run("rm", "-r", LOGS)
     container.run("systemctl", "reload", DAEMON)
     writers.wait_for_marks()
+    for name in NAMES:
+        wait_for(lambda name=name: bool(kept_its_old_log(container, name)))  # type: ignore[misc]
 
     refused = container.busctl(
         "call", "org.chdebugd1", "/org/chdebugd1", "org.chdebugd1.Manager",
@@ -121,7 +123,23 @@ def test_a_removed_log_directory_harms_no_guest(writers: Writers) -> None:
     container.run("systemctl", "restart", DAEMON)  # which makes the directory anew
     container.start_vm("later", ("log-file", "s", "later.log"))
     assert list_vms(container).items() >= RUNNING.items()
-    writers.close_account(log=False)
+    container.run("systemctl", "reload", DAEMON)
+    writers.wait_for_marks()
+    written = writers.close_account(log=False)
+    for name in NAMES:
+        [_] = kept_its_old_log(container, name)
+        codes = log_codes(container, f"{LOGS}/{name}.log")
+        assert codes  # and from the first one on all
+        assert codes == [n & 0xFF for n in range(written[name] - len(codes), written[name])]
+
+
+def kept_its_old_log(container: Container, name: str) -> list[str]:
+    """What the daemon told of that in this life of the VM."""
+    started = entries(container, MessageId.VM_STARTED, name)[0]["__REALTIME_TIMESTAMP"]
+    since = f"--since=@{int(started) / 1e6:.6f}"
+    grep = f"--grep=VM '{name}' keeps its old log-file"
+    words = ["journalctl", "--quiet", "--output=cat", "-t", "chdebugd", since, grep]
+    return container.run(*words, check=False).stdout.splitlines()
 
 
 def test_a_log_that_is_moved_away_loses_no_line(writers: Writers) -> None:

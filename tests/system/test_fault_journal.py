@@ -19,6 +19,7 @@ from tests.system.faults import (
     STANDSTILL,
     Writers,
     answer_times,
+    answering,
     assert_log,
     entries,
     kill,
@@ -108,19 +109,21 @@ def sequence(container: Container, name: str) -> list[int]:
 
 def test_a_restarted_journald_has_every_mark(writers: Writers) -> None:
     container = writers.container
-    for _ in range(3):
-        pass_a_moment()
-        container.run("systemctl", "restart", JOURNALD)
-        writers.wait_for_marks(50)
+    with answering(container):
+        for _ in range(3):
+            pass_a_moment()
+            container.run("systemctl", "restart", JOURNALD)
+            writers.wait_for_marks(50)
     writers.close_account()
 
 
 def test_a_killed_journald_has_every_mark(writers: Writers) -> None:
     container = writers.container
-    for _ in range(KILLS):
-        pass_a_moment()
-        kill_journald(container)
-        writers.wait_for_marks(50)
+    with answering(container):
+        for _ in range(KILLS):
+            pass_a_moment()
+            kill_journald(container)
+            writers.wait_for_marks(50)
     close_account(writers)
 
 

@@ -60,6 +60,7 @@ def test_what_the_host_lacks_is_named(writers: Writers, setting: str, says: str)
     writers.wait_for_marks()
     container.start_vm("later")
     assert list_vms(container)["later"] in ("running", "stopped")
+    writers.close_account()
 
 
 def test_a_daemon_without_descriptors_says_so(writers: Writers) -> None:
@@ -125,6 +126,7 @@ def test_a_control_group_without_room_for_processes_is_named(
     writers.wait_for_marks()
     container.start_vm("later")
     assert list_vms(container)["later"] in ("running", "stopped")
+    writers.close_account()
 
 
 @contextlib.contextmanager
@@ -164,3 +166,4 @@ def test_without_kvm_the_daemon_says_what_to_do(
         assert says in refusal(container)
         assert is_up(container)
         writers.wait_for_marks()
+    writers.close_account()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from container.container import Container
+from container.container import EVENT, Container
 
 from chdebugd.trace.journal import MessageId
-from tests.system.conftest import get, wait_for, wait_state
+from tests.system.conftest import call_vm, get, wait_for, wait_state
 from tests.system.faults import (
     DAEMON,
     JOURNALD,
@@ -20,7 +20,9 @@ from tests.system.faults import (
     is_up,
     journalled,
     kill,
+    log_codes,
     pass_a_moment,
+    pid_of,
     stopped,
     unit_of,
 )
@@ -104,3 +106,35 @@ def test_the_daemon_restarts_amid_a_takeover(writers: Writers) -> None:
     assert_log(container, VICTIM, written)
     writers.close_account()
     assert container.get("/run/result") == b"success\n"
+
+
+def test_a_vm_starts_again_amid_a_takeover_that_the_daemon_does_not_outlive(
+    writers: Writers,
+) -> None:
+    """systemd keeps both rings of the VM."""
+    container = writers.container
+    former = get(container, VICTIM, "BootID")
+    with stopped(container, JOURNALD):
+        writers.wait_for_marks(SOCKET_HOLDS)
+        kill(container, unit_of(VICTIM))
+        wait_state(container, VICTIM, "failed")
+        written = int(get(container, VICTIM, "EventCount"))
+        call_vm(container, VICTIM, "Start")
+        writers.wait_for_marks(20)
+        old = pid_of(container, DAEMON)
+        kill(container, DAEMON)
+        wait_for(lambda: pid_of(container, DAEMON) not in (0, old))
+
+    def told() -> list[dict[str, str]]:
+        return container.journal(VM_BOOT=former, MESSAGE_ID=MessageId.VM_FAILED.value)
+
+    wait_for(lambda: bool(told()))
+    assert [entry["RESULT"] for entry in told()] == ["process-died"]
+    marks = container.journal(VM_BOOT=former, MESSAGE_ID=EVENT)
+    assert [int(entry["SEQ"]) for entry in marks] == list(range(1, written + 1))
+    wait_for(lambda: is_up(container))
+    writers.close_account(log=False)
+    codes = log_codes(container, f"/var/log/chdebugd/{VICTIM}.log")
+    again = int(get(container, VICTIM, "EventCount"))
+    expected = [n & 0xFF for n in range(written)] + [n & 0xFF for n in range(again)]
+    assert sorted(codes) == sorted(expected)
