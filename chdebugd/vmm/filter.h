@@ -15,6 +15,7 @@
 #include <linux/kvm.h>
 #include <seccomp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -67,15 +68,10 @@ static const int chd_calls[] = {
         SCMP_SYS(exit_group),
 };
 
-/* The run, the interrupts that device models raise, and what is asked of a vCPU that failed. */
-static const uint64_t chd_ioctls[] = {
-        KVM_RUN,
+/* Interrupts are all that the engine of a device raises. */
+static const uint64_t chd_engine_ioctls[] = {
         KVM_IRQ_LINE,
         KVM_SIGNAL_MSI,
-        KVM_SET_GSI_ROUTING,
-        KVM_IRQFD,
-        KVM_IOEVENTFD,
-        KVM_GET_REGS,
 };
 
 static _Thread_local struct chd_ring *chd_confined_ring;
@@ -121,13 +117,19 @@ static int chd_allow_memory(scmp_filter_ctx filter)
                                 SCMP_A3(SCMP_CMP_MASKED_EQ, MAP_ANONYMOUS, MAP_ANONYMOUS));
 }
 
-static int chd_allow_ioctls(scmp_filter_ctx filter)
+/* A vCPU's thread may make them all. The kernel remembers which calls pass whatever their
+ * arguments are, and asks no filter then; once one filter looks into the arguments of ioctl,
+ * KVM_RUN goes through all of them, with some thirty of the unit: 1.0 us of 8.6 us a mark.
+ */
+static int chd_allow_ioctls(scmp_filter_ctx filter, bool is_vcpu)
 {
-        int result = seccomp_syscall_priority(filter, SCMP_SYS(ioctl), 255);
+        int result = 0;
 
-        for (size_t i = 0; !result && i < sizeof(chd_ioctls) / sizeof(*chd_ioctls); i++)
+        if (is_vcpu)
+                return seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 0);
+        for (size_t i = 0; !result && i < sizeof(chd_engine_ioctls) / sizeof(uint64_t); i++)
                 result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                                          SCMP_A1(SCMP_CMP_EQ, chd_ioctls[i]));
+                                          SCMP_A1(SCMP_CMP_EQ, chd_engine_ioctls[i]));
         return result;
 }
 
@@ -138,7 +140,7 @@ static int chd_allow_own_signals(scmp_filter_ctx filter)
                                 SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid()));
 }
 
-static int chd_fill_filter(scmp_filter_ctx filter)
+static int chd_fill_filter(scmp_filter_ctx filter, bool is_vcpu)
 {
         int result = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 
@@ -149,7 +151,7 @@ static int chd_fill_filter(scmp_filter_ctx filter)
         if (!result)
                 result = chd_allow_memory(filter);
         if (!result)
-                result = chd_allow_ioctls(filter);
+                result = chd_allow_ioctls(filter, is_vcpu);
         if (!result)
                 result = chd_allow_own_signals(filter);
         return result;
@@ -157,7 +159,7 @@ static int chd_fill_filter(scmp_filter_ctx filter)
 
 /* Put the calling thread under the filter, for good; `ring`, if any, tells the daemon of an end
  * by it. Returns 0 or -errno. */
-static int chd_confine(struct chd_ring *ring)
+static int chd_confine(struct chd_ring *ring, bool is_vcpu)
 {
         scmp_filter_ctx filter;
         int result;
@@ -166,7 +168,7 @@ static int chd_confine(struct chd_ring *ring)
         filter = seccomp_init(SCMP_ACT_TRAP);
         if (!filter)
                 return -ENOMEM;
-        result = chd_fill_filter(filter);
+        result = chd_fill_filter(filter, is_vcpu);
         if (!result)
                 result = seccomp_load(filter);
         seccomp_release(filter);

@@ -141,7 +141,7 @@ static void chd_vcpu_claim(struct chd_vcpu *vcpu)
 /* Leave the calling thread no system call that a vCPU does not need. Returns 0 or -errno. */
 static int chd_vcpu_confine(struct chd_vcpu *vcpu)
 {
-        return chd_confine(vcpu->ring);
+        return chd_confine(vcpu->ring, true);
 }
 
 /* Make chd_vcpu_run return CHD_KICKED, now or at its next entry (api.rst, immediate_exit). */

@@ -9,12 +9,13 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from tests.bench import clock, marks, signals, size, start, sustained
+from tests.bench import clock, marks, marks_unit, signals, size, start, sustained
 from tests.bench.report import Figure, table_head, table_line, write_json
 
 Row = Callable[[int], Coroutine[Any, Any, list[Figure]]]
 ROWS: dict[str, tuple[Row, int]] = {
     "mark": (marks.mark, 7),
+    "mark-unit": (marks_unit.mark_unit, 7),
     "mark-load": (marks.mark_load, 5),
     "log": (sustained.log, 5),
     "journal": (sustained.journal, 5),

@@ -48,22 +48,23 @@ async def mark(repeat: int) -> list[Figure]:
                 theirs.append(peer.deltas(peer.bare_loop(image, BURST)))
                 ours.append(await burst_deltas(playing, image, BURST, listened=True))
                 qemus.append(await asyncio.to_thread(_qemu_mean))
-    figures = _figures("mark", ours, theirs, (1.03, 1.10))
+    costs = figures("mark", ours, theirs, (1.03, 1.10))
     means = [statistics.mean(each) for each in theirs]
     what = "QEMU isa-debugcon to a file, mean"
-    return [*figures, compare("mark", what, qemus, means, "ns", "bare C loop, mean")]
+    return [*costs, compare("mark", what, qemus, means, "ns", "bare C loop, mean")]
 
 
-def _figures(
+def figures(
     row: str, ours: list[list[int]], theirs: list[list[int]], targets: tuple[float, float]
 ) -> list[Figure]:
-    figures = []
+    """Median and 99th percentile beside the bare loop's, with their targets."""
+    costs = []
     for percent, what, target in ((50, "median", targets[0]), (99, "99th percentile", targets[1])):
         mine = [percentile(each, percent) for each in ours]
         others = [percentile(each, percent) for each in theirs]
         what = f"cost of a mark, {what}"
-        figures.append(compare(row, what, mine, others, "ns", "bare C loop", at_most=target))
-    return figures
+        costs.append(compare(row, what, mine, others, "ns", "bare C loop", at_most=target))
+    return costs
 
 
 def _qemu_mean() -> float:
@@ -88,7 +89,7 @@ async def mark_load(repeat: int) -> list[Figure]:
                 run = asyncio.to_thread(peer.bare_loop, image, BURST)
                 theirs.append(peer.deltas(await run))
                 ours.append(await burst_deltas(playing, image, BURST, listened=False))
-    return _figures("mark-load", ours, theirs, (1.10, 1.10))
+    return figures("mark-load", ours, theirs, (1.10, 1.10))
 
 
 @asynccontextmanager

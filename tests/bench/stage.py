@@ -85,8 +85,7 @@ class Stage:
 
     def log_stamps(self, name: str) -> list[int]:
         """Nanoseconds of each line of a log file in the log directory."""
-        lines = (self.directory / "log" / name).read_text().splitlines()
-        return [round(float(line.split()[1].removesuffix("ms:")) * 1e6) for line in lines]
+        return stamps((self.directory / "log" / name).read_text())
 
     def vm_pids(self) -> list[int]:
         """The VM processes of this stage."""
@@ -99,6 +98,12 @@ class Stage:
             if b"chdebugd.vm_entry" in words and str(self.directory / "run").encode() in words:
                 found.append(int(entry.name))
         return found
+
+
+def stamps(log: str) -> list[int]:
+    """Nanoseconds of each line of a log file."""
+    lines = log.splitlines()
+    return [round(float(line.split()[1].removesuffix("ms:")) * 1e6) for line in lines]
 
 
 @asynccontextmanager

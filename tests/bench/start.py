@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
 from container.container import Container
-from container.debian import debian_root
 
 from tests.bench import peer, qemu
+from tests.bench.installed import installed
 from tests.bench.marks import names
 from tests.bench.report import Figure, compare, measure
-from tests.bench.stage import ROOT, stage
+from tests.bench.stage import stage
 from tests.guests import SLEEP, mark, rom
 
 GUEST = rom(mark(0x40) + SLEEP)
@@ -24,7 +23,7 @@ CALLER = Path(__file__).with_name("first_mark.py")
 
 async def start(repeat: int) -> list[Figure]:
     """Cold through the unit, and with a VM process that waits; QEMU microvm beside."""
-    with _container() as container:
+    with installed() as container:
         container.put("/guest.rom", GUEST)
         container.put(INSIDE, CALLER)
         _first_marks(container, "cold", 3)  # the exit cost and all caches
@@ -40,15 +39,6 @@ async def start(repeat: int) -> list[Figure]:
         measure("start", f"{what}, process waits", warm, "ms", at_most=10),
         compare("start", f"{what}, waiting, beside QEMU", warm, theirs, "ms", "QEMU microvm"),
     ]
-
-
-def _container() -> Container:
-    with tempfile.TemporaryDirectory() as target:
-        subprocess.run([ROOT / "packaging" / "build-deb", target], check=True, capture_output=True)
-        [package] = Path(target).glob("chdebugd_*.deb")
-        container = Container(debian_root("bookworm", package))
-        container.install(package)
-    return container
 
 
 def _first_marks(container: Container, warm: str, count: int) -> list[float]:

@@ -31,7 +31,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "executable memory": lambda: NATIVE.mmap(
         None, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
     ),
-    "new vm": KVM.create_vm,
+    "ioctl": lambda: KVM.create_vm().close(),
     "nothing": lambda: None,
 }
 WRITE_TEXT = (

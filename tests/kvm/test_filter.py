@@ -22,7 +22,6 @@ FORBIDDEN = {
     "kill": 62,
     "prctl": 157,
     "executable memory": 9,  # mmap
-    "new vm": 16,  # ioctl
 }
 
 
@@ -41,8 +40,10 @@ def test_a_call_that_no_vcpu_needs_ends_the_process(call: str) -> None:
     assert ended.stdout == ""
 
 
-def test_the_same_guest_runs_to_its_end_without_such_a_call() -> None:
-    ended = run_guest("nothing")
+@pytest.mark.parametrize("call", ["nothing", "ioctl"])
+def test_the_same_guest_runs_to_its_end_without_such_a_call(call: str) -> None:
+    """Any ioctl: looking into its arguments would cost each exit of the guest (filter.h)."""
+    ended = run_guest(call)
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "SHUTDOWN" in ended.stdout

@@ -128,7 +128,7 @@ static void *chd_engine_main(void *argument)
         struct chd_engine *engine = argument;
 
         /* Where it fails, vCPU threads fail as well, and say so. */
-        if (chd_confine(NULL) < 0)
+        if (chd_confine(NULL, false) < 0)
                 return NULL;
         pthread_mutex_lock(&engine->work);
         while (!engine->stop) {
