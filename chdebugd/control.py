@@ -24,6 +24,8 @@ INLINE_LIMIT = 32 * 1024  # bytes; what is longer goes in a memfd
 MESSAGE_LIMIT = 4 * 1024 * 1024  # bytes; a command line of 64 KiB is six times as long in JSON
 IN_MEMFD = b"@"  # instead of the message, which is in the first descriptor
 FDS_LIMIT = 64
+TERMINALS_LIMIT = 16
+TEXT_LIMIT = 4096  # characters of a text of a status
 VMS_DIR = "vm"
 """In the runtime directory: a directory for each VM, all that its process sees of it."""
 SOCKET = "sock"
@@ -200,9 +202,22 @@ class Status(NamedTuple):
             raise ValueError("A status must be an object")
         status = cls(**{name: message[name] for name in cls._fields if name in message})
         State(status.state)
-        if type(status.exit_cost_nsec) is not int or not isinstance(status.terminals, Mapping):
-            raise ValueError("A status has a figure and a table")
-        texts = [status.result, status.sentence, *status.terminals, *status.terminals.values()]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("A status has texts")
+        if not isinstance(status.terminals, Mapping) or len(status.terminals) > TERMINALS_LIMIT:
+            raise ValueError("A status has a small table")
+        check_figure(status.exit_cost_nsec, 64)
+        for text in (status.result, status.sentence, *status.terminals, *status.terminals.values()):
+            check_text(text)
         return status
+
+
+def check_figure(figure: object, bits: int) -> None:
+    """Raise ValueError unless it is an unsigned number of so many bits, as D-Bus has them."""
+    if type(figure) is not int or not 0 <= figure < 1 << bits:
+        raise ValueError(f"A figure must have {bits} bits")
+
+
+def check_text(text: object) -> None:
+    """Raise ValueError unless it may go on D-Bus, which hangs up on a sender of other strings."""
+    if not isinstance(text, str) or len(text) > TEXT_LIMIT or "\0" in text:
+        raise ValueError("A text must be short and without NUL")
+    text.encode()  # raises where it has half a character: UnicodeEncodeError is a ValueError

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
+from chdebugd.control import check_figure
 from chdebugd.trace.ring import Reader, Ring
+
+BOOT_ID = re.compile("([0-9a-f]{32})?")
+BITS: Mapping[str, int] = MappingProxyType({"last_code": 8, "boots": 32})
 
 
 class Counts(NamedTuple):
@@ -42,5 +49,11 @@ class Counts(NamedTuple):
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """From what `asdict` made, perhaps of another version."""
-        return cls(**{name: data[name] for name in cls._fields if name in data})
+        """From what `asdict` made, perhaps of another version; raises ValueError for all else."""
+        counts = cls(**{name: data[name] for name in cls._fields if name in data})
+        if not isinstance(counts.boot_id, str) or not BOOT_ID.fullmatch(counts.boot_id):
+            raise ValueError("A boot's id has 32 hexadecimal digits")
+        for name, figure in counts._asdict().items():
+            if name != "boot_id":
+                check_figure(figure, BITS.get(name, 64))
+        return counts

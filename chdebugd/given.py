@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from chdebugd.control import FileRole
+from chdebugd.control import FileRole, check_figure
 from chdebugd.errors import InvalidOptionError
+
+BITS = {"u": 32, "t": 64, "h": 32}
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,21 @@ def given_to_json(given: dict[str, Value]) -> dict[str, Any]:
 
 
 def given_from_json(data: dict[str, Any]) -> dict[str, Value]:
-    """What `given_to_json` made, back again."""
+    """What `given_to_json` made, back again; raises ValueError for what D-Bus would not take."""
     return {
         key: Value(signature, [given_from_json(item) for item in value])
         if signature == "aa{sv}"
-        else Value(signature, value)
+        else Value(signature, _checked(signature, value))
         for key, (signature, value) in data.items()
     }
+
+
+def _checked(signature: str, value: Any) -> Any:
+    if signature in BITS:
+        check_figure(value, BITS[signature])
+    elif not isinstance(value, bool if signature == "b" else str):
+        raise ValueError(f"It is no '{signature}'")
+    return value
 
 
 class Parser:

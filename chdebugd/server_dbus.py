@@ -235,7 +235,8 @@ class Server:
 def _error(message: Message, error: ChdebugdError | CallRefusedError) -> Message:
     """What callers put into names and paths does not come back at any length."""
     name = PREFIX + error.name if isinstance(error, ChdebugdError) else error.kind
-    return Message.new_error(message, name, str(error).replace("\0", "?")[:TEXT_MAX])
+    text = str(error).replace("\0", "?").encode(errors="replace").decode()
+    return Message.new_error(message, name, text[:TEXT_MAX])
 
 
 def _check_signature(message: Message, takes: str) -> None:

@@ -29,6 +29,7 @@ from chdebugd.trace.ring import Ring
 from chdebugd.vm_link import ANSWER_TIMEOUT, GONE, SILENT, VmLink
 from chdebugd.vmm.outcome import GOOD, Result
 
+BOOTS_MAX = 0xFFFF_FFFF
 RECONNECT = 0.5  # seconds until a broken line is made anew
 
 
@@ -91,8 +92,8 @@ class VM:
 
     @property
     def boot_count(self) -> int:
-        """Boots since the VM was made, over all its processes."""
-        return self.signals.boots_before + self.counts.boots
+        """Boots since the VM was made, over all its processes; no more than fit on D-Bus."""
+        return min(self.signals.boots_before + self.counts.boots, BOOTS_MAX)
 
     @property
     def ring(self) -> Ring | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chdebugd.control import Status
+from chdebugd.control import Status, check_figure
 from chdebugd.counts import Counts
 from chdebugd.errors import ChdebugdError
 from chdebugd.given import given_from_json
@@ -83,8 +83,8 @@ class VmRecords:
         except (ChdebugdError, TypeError, ValueError, AttributeError) as error:
             log.warning("The options of VM '%s' cannot be read again: %s", vm.name, error)
             vm.options, vm.has_options = VmOptions.empty(), False
-        vm.owner = int(record.get("owner", 0))
-        vm.signals.boots_before = int(record.get("boots_before", 0))
+        vm.owner = _figure(vm, record, "owner")
+        vm.signals.boots_before = _figure(vm, record, "boots_before")
         vm.owes_end = bool(record.get("owes_end", False))
         if "status" in record:
             _restore_state(vm, record)
@@ -95,6 +95,16 @@ class VmRecords:
         words = _parse(f"the last words of VM '{vm.name}'", said) if said else None
         if words is not None:
             _restore_state(vm, words)
+
+
+def _figure(vm: VM, record: Record, key: str) -> int:
+    figure = record.get(key, 0)
+    try:
+        check_figure(figure, 32)
+    except ValueError as error:
+        log.warning("The record of VM '%s' is broken: %s, not %r, ignoring", vm.name, error, figure)
+        return 0
+    return int(figure)
 
 
 def _read(path: Path) -> Record | None:

@@ -399,6 +399,11 @@ async def disconnect(bus: MessageBus) -> None:
 async def restarted(daemon: Daemon, client: Client, number: int = signal.SIGKILL) -> None:
     """Another daemon in the place of this one; `client` is there all the while."""
     daemon.stop(number)
+    await started(daemon, client)
+
+
+async def started(daemon: Daemon, client: Client) -> None:
+    """It answers."""
     daemon.start()
     await client.wait_for(lambda: _has_owner(client.bus))
 

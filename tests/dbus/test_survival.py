@@ -266,6 +266,7 @@ async def test_a_broken_record_costs_no_more_than_itself(daemon: Daemon, client:
         "list": "[]",
         "empty": "{}",
         "mad": '{"status": {"state": "of mind"}, "counts": 7, "options": [1]}',
+        "owned": '{"owner": "x", "boots_before": Infinity}',
         "..": "{}",
     }.items():
         (records / f"{name}.json").write_text(text)
