@@ -13,7 +13,7 @@ from chdebugd.journal_questions import SHORTAGES, ask, has_stored, when_there_is
 from chdebugd.remains import Remains
 from chdebugd.trace.codemap import CodeMap, CodeMapError
 from chdebugd.trace.journal import ERR, INFO, SOCKET, WARNING, Journal, MessageId, entry
-from chdebugd.trace.journal_reader import has_end, last_mark, last_sequence
+from chdebugd.trace.journal_reader import dropped_told, has_end, last_mark, last_sequence
 from chdebugd.trace.journal_sink import JournalSink
 from chdebugd.trace.log_sink import LogSink
 from chdebugd.trace.ring import CAPACITY, Reader, Ring
@@ -22,6 +22,7 @@ from chdebugd.vmm.outcome import GOOD
 
 RETRY = 0.1  # seconds until a journald without a socket is tried again
 STEPS = 60  # seconds for journald to show an entry that it has taken
+BOOTS = 4096  # last boots of a process, in which its drops were told
 LOG_TAIL = 256 * 1024  # bytes: more than a batch of log lines
 
 
@@ -95,13 +96,15 @@ class Recovery:
         self, remains: Remains, ring: Ring, journal: Journal, is_sure: bool
     ) -> None:
         if self._asks_journal:
-            await ask(_skip_written, ring)
+            await _skip_written(ring)
         sink = JournalSink(ring, journal, remains.name, codes(remains.code_map))
         sink.level = remains.level
         log_sink = LogSink(ring, remains.log_fd)
         log_sink.resume(await when_there_is_room(partial(_tail, log_sink.fd)))
         left = ring.head - ring.position(Reader.JOURNAL)
         lost = await self._drain(ring, sink, log_sink)
+        if ring.dropped and self._asks_journal:
+            await _tell_drops(remains, ring, journal)
         if left:
             name = remains.name
             text = f"{left - lost} events of VM '{name}' came out of the ring of its dead process"
@@ -127,18 +130,32 @@ class Recovery:
                 lost += torn
 
 
+async def _tell_drops(remains: Remains, ring: Ring, journal: Journal) -> None:
+    """Those that the process had counted and not told."""
+    boots = range(max(ring.boot - BOOTS, 0) + 1, ring.boot + 1)
+    told = await ask(dropped_told, remains.name, {ring.boot_id(boot) for boot in boots})
+    new = ring.dropped - told
+    if new > 0:
+        text = f"{new} events found the ring full and were dropped"
+        fields = about(remains.name, MessageId.VM_DROPPED, remains.counts.boot_id)
+        await send(journal, entry(text, WARNING, fields | {"DROPPED": str(new)}))
+
+
 def _is_sane(ring: Ring) -> bool:
     """A process that its guest took over may have written anything."""
     behind = [ring.head - ring.position(each) for each in (Reader.JOURNAL, Reader.LOG)]
     return all(0 <= each <= CAPACITY for each in behind)
 
 
-def _skip_written(ring: Ring) -> None:
-    """The process may have died between an entry and the position behind it."""
+async def _skip_written(ring: Ring) -> None:
+    """The process may have died between an entry and the position behind it.
+
+    The question takes nothing of the ring along: that may be closed before it is answered.
+    """
     events, _ = ring.copy(ring.position(Reader.JOURNAL))
     if not events:
         return
-    last = last_sequence(ring.boot_id(events[0].boot))
+    last = await ask(last_sequence, ring.boot_id(events[0].boot))
     written = [e for e in events if e.boot == events[0].boot and e.seq <= last]
     if written:
         ring.move(Reader.JOURNAL, written[-1].ticket)

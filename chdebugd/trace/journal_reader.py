@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +64,13 @@ def has_end(boot_id: str) -> bool:
         for kind in (MessageId.VM_STOPPED, MessageId.VM_FAILED):
             reader.add_match(MESSAGE_ID=kind.value, VM_BOOT=boot_id, **_ours())
         return bool(reader.get_next())
+
+
+def dropped_told(vm: str, boots: Set[str]) -> int:
+    """How many dropped events of these boots of a VM the journal tells of."""
+    with _reader() as reader:
+        reader.add_match(MESSAGE_ID=MessageId.VM_DROPPED.value, VM=vm, **_ours())
+        return sum(int(found["DROPPED"]) for found in reader if found["VM_BOOT"] in boots)
 
 
 def journald_starts(since_nsec: int) -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 
 from chdebugd.dbus_library import Variant
 from chdebugd.trace.journal import MessageId
+from chdebugd.trace.ring import CAPACITY
 from tests.dbus.conftest import (
     ROOT,
     Client,
@@ -174,6 +175,37 @@ def test_an_end_is_told_once_though_the_daemon_forgot_that_it_did(
         await client.wait_for(lambda: len(journald.entries(MessageId.TAKEOVER, "twice")) == 2)
         await client.wait_for(lambda: not json.loads(record.read_text())["owes_end"])
         assert len(journald.entries(MessageId.VM_FAILED, "twice")) == 1
+
+    told(daemon)
+
+
+def test_drops_are_told_once_though_the_process_could_not_tell_them(
+    daemon: Daemon, journald: Journald
+) -> None:
+    """journald stands still, and the ring is full, when the process dies."""
+
+    @story
+    async def told(daemon: Daemon, client: Client) -> None:
+        code = rom(burst(CAPACITY + COUNT) + mark(0x41) + FOREVER)
+        image = Variant("s", str(file_with(daemon.runtime_dir.parent, code, "flood")))
+        journald.signal(signal.SIGSTOP)
+        try:
+            path = await client.start_vm("drops", firmware=image, on_full=Variant("s", "drop"))
+
+            async def is_through() -> bool:
+                return bool(await client.get(path, "LastCode") == 0x41)
+
+            await client.wait_for(is_through)
+            os.kill(vm_pids(daemon.runtime_dir)["drops"], signal.SIGKILL)
+            await client.wait_state(path, "failed")
+        finally:
+            journald.signal(signal.SIGCONT)
+        await account(client, journald, path, "drops")
+        entries = journald.entries(MessageId.VM_DROPPED, "drops")
+        dropped = await client.get(path, "DroppedEvents")
+        assert dropped > 0
+        assert sum(int(entry["DROPPED"]) for entry in entries) == dropped
+        assert dropped + await client.get(path, "EventCount") == CAPACITY + COUNT + 1
 
     told(daemon)
 

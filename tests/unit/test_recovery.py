@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import cast
 
+import pytest
+
+from chdebugd.journal_questions import THREADS, ask
 from chdebugd.options import VmOptions
 from chdebugd.recovery import Recovery
 from chdebugd.remains import Remains
@@ -51,3 +55,31 @@ def test_one_batch_is_written_in_a_turn_of_the_loop(tmp_path: Path) -> None:
         return turns
 
     assert asyncio.run(recover_all()) >= MANY * BATCHES
+
+
+def test_a_takeover_may_be_broken_off_amid_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of the daemon: the answer comes when the ring is closed."""
+    asked, answer = threading.Event(), threading.Event()
+    idle = threading.Barrier(THREADS)
+
+    def last_sequence(_: str) -> int:
+        asked.set()
+        answer.wait()
+        return 1
+
+    async def break_off() -> None:
+        remains = died_with(1, "late")
+        task = asyncio.create_task(Recovery("").recover(remains, None))
+        await asyncio.to_thread(asked.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        remains.close()
+        answer.set()
+        await asyncio.gather(*(ask(idle.wait) for _ in range(THREADS)))
+
+    monkeypatch.setattr("chdebugd.recovery.SOCKET", str(tmp_path / "no journald"))
+    monkeypatch.setattr("chdebugd.recovery.last_sequence", last_sequence)
+    asyncio.run(break_off())
