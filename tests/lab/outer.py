@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tests.lab.heartbeat import Heartbeat
+
 LIFETIME = 90 * 60  # seconds; then the machine is killed whatever it does
 BOOT_TIMEOUT = 900  # seconds
 ANSWER_TIMEOUT = 60  # seconds beyond a command's own limit
@@ -63,12 +65,14 @@ class OuterMachine:
         """Start QEMU, its disks `images` and the disk `packages`, its texts in `work`."""
         self._console = work / "console.txt"
         self._transcript = work / "transcript.txt"
+        self._heartbeat = Heartbeat()
         address = str(work / "hand")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(address)
             listener.listen(1)
             listener.settimeout(ANSWER_TIMEOUT)
-            self._process = subprocess.Popen(self._command(images, packages, address))
+            command = self._command(images, packages, address)
+            self._process = subprocess.Popen(command, pass_fds=[self._heartbeat.fd])
             self._hand, _ = listener.accept()
         self._hand.settimeout(BOOT_TIMEOUT)
         self._answers = self._hand.makefile("rb")
@@ -80,7 +84,7 @@ class OuterMachine:
         command += ["-kernel", str(images / "outer-vmlinuz")]
         command += ["-initrd", str(images / "outer-initrd")]
         command += ["-append", "root=/dev/vda rw console=ttyS0 quiet mitigations=off"]
-        command += ["-serial", f"file:{self._console}"]
+        command += ["-serial", f"file:{self._console}", *self._heartbeat.words]
         for disk in (images / "outer.img", images / "guests.img", packages):
             command += ["-drive", f"file={disk},if=virtio,format=raw,snapshot=on"]
         command += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=hand,path={hand}"]
@@ -89,6 +93,7 @@ class OuterMachine:
     def wait_ready(self) -> None:
         """Until the hand in it answers; raises LabError with the console's text."""
         self._receive("the boot of the outer machine")
+        self._heartbeat.start()
 
     def _receive(self, what: str) -> Completed:
         try:
@@ -131,6 +136,7 @@ class OuterMachine:
 
     def close(self) -> None:
         """Kill it."""
+        self._heartbeat.close()
         self._process.terminate()
         self._process.wait()
         self._answers.close()
