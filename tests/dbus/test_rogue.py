@@ -14,6 +14,7 @@ import pytest
 
 from chdebugd.dbus_library import Variant
 from tests.dbus.conftest import (
+    ROOT,
     VM,
     Client,
     Daemon,
@@ -64,7 +65,7 @@ async def start_as_rogue(
     directory.mkdir(exist_ok=True)
     command = [sys.executable, "-c", ROGUE, str(directory / "sock")]
     command += [json.dumps(status), json.dumps(message)]
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(  # noqa: ASYNC220 - forks, waits for nothing
         command, env=environment, stdout=subprocess.PIPE
     ) as rogue:
