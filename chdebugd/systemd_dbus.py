@@ -96,7 +96,8 @@ class SystemdLauncher:
         unit = unit_name(name)
         self._starting += 1
         try:
-            await self._learn_owner()  # another one after systemd's daemon-reexec
+            if not self._owner:  # it is off the bus, as during its daemon-reexec
+                await self._learn_owner()
             job = await self._start_unit(unit)
             async with asyncio.timeout(JOB_TIMEOUT):
                 result = await self._result(job, unit)
