@@ -10,7 +10,7 @@ from chdebugd.errors import StartFailedError
 from chdebugd.launcher import Launcher
 from chdebugd.vm import VM
 from chdebugd.vm_directories import VmDirectories
-from chdebugd.vm_link import ANSWER_TIMEOUT
+from chdebugd.vm_link import ANSWER_TIMEOUT, GONE
 from chdebugd.vm_records import VmRecords
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ class VmStarter:
         await self._launcher.start(vm.name)
         try:
             vm.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError, ProcessLookupError):
+            raise StartFailedError(GONE.format(vm.name)) from None
         except OSError as error:
             raise StartFailedError(f"Cannot reach the process of VM '{vm.name}': {error}") from None
         return LOAD_TIMEOUT
