@@ -1,7 +1,6 @@
 """The way into the process of one VM: `chdebugd-vm NAME`.
 
-It binds RUNTIME_DIR/vm/NAME/sock and says that it is ready. Only then it loads what runs a VM: the
-word has to go through systemd, the bus and the daemon, and what they send waits in the socket.
+It binds RUNTIME_DIR/vm/NAME/sock and says that it is ready for a daemon.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 from chdebugd.control import LAST_WORDS, SOCKET, VMS_DIR
+from chdebugd.vm_process import VmProcess
 
 SWITCH_INTERVAL = 0.0002  # seconds that an exit of the guest waits for sinks that drain (the GIL)
 BACKLOG = 4  # daemons that wait to be let in: one, and those that were killed meanwhile
@@ -51,8 +51,6 @@ def parse_arguments(words: list[str]) -> Arguments:
 
 def listen(directory: str) -> socket.socket:
     """The socket at which daemons call, in place of one that an earlier process left."""
-    with contextlib.suppress(FileExistsError):  # the daemon makes it first, for its units
-        os.mkdir(directory, 0o700)
     path = f"{directory}/{SOCKET}"
     for left in (path, f"{directory}/{LAST_WORDS}"):
         with contextlib.suppress(FileNotFoundError):
@@ -82,12 +80,11 @@ def main() -> int:
     arguments = parse_arguments(sys.argv[1:])
     sys.setswitchinterval(SWITCH_INTERVAL)
     directory = f"{arguments.runtime_dir}/{VMS_DIR}/{arguments.name}"
-    listener = listen(directory)
+    with contextlib.suppress(FileExistsError):  # the daemon makes it first, for its units
+        os.mkdir(directory, 0o700)
+    process = VmProcess(arguments.name, directory)
+    process.serve(listen(directory))
     tell_ready(arguments.ready_fd)
-
-    from chdebugd.vm_process import VmProcess
-
-    process = VmProcess(arguments.name, directory, listener)
     process.loop.run()
     return process.exit_status
 

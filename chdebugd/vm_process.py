@@ -39,10 +39,8 @@ UNWANTED_AFTER = 60.0  # seconds without a start request: the daemon that wanted
 class VmProcess:
     """The socket, the signals and the one VM behind them."""
 
-    def __init__(self, name: str, directory: str, listener: socket.socket) -> None:
-        """`listener` is bound in the VM's directory; daemons may wait there already."""
+    def __init__(self, name: str, directory: str) -> None:
         self.loop = VmLoop()
-        self._listener = listener
         self._last_words = f"{directory}/{LAST_WORDS}"
         self._channel: Channel | None = None
         exit_cost = exit_cost_of_host(directory)
@@ -56,9 +54,13 @@ class VmProcess:
             directory=directory,
         )
         self._life.sinks.on_wake = self._life.woken
-        self._await_daemon()
         self._watch_signals()
         self.loop.call_later("unwanted", UNWANTED_AFTER, lambda: self._life.kill(lambda _: None))
+
+    def serve(self, listener: socket.socket) -> None:
+        """Let in the daemons that call at `listener`; once, before the loop runs."""
+        self._listener = listener
+        self._await_daemon()
 
     def _await_daemon(self) -> None:
         self.loop.add_reader(self._listener, self._accept)

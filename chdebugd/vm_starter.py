@@ -10,12 +10,10 @@ from chdebugd.errors import StartFailedError
 from chdebugd.launcher import Launcher
 from chdebugd.vm import VM
 from chdebugd.vm_directories import VmDirectories
-from chdebugd.vm_link import ANSWER_TIMEOUT, GONE
 from chdebugd.vm_records import VmRecords
 
 log = logging.getLogger(__name__)
 
-LOAD_TIMEOUT = 60.0  # seconds from a process's word that it listens to its greeting
 START_TIMEOUT = 180.0  # seconds to the first instruction: images may lie on slow disks
 DEATH_TIMEOUT = 10.0  # seconds for a process to die after SIGKILL
 
@@ -54,7 +52,8 @@ class VmStarter:
 
     async def boot(self, vm: VM) -> None:
         """Done once vCPU 0 enters the guest; raises what the launcher and the process raise."""
-        await vm.wait_greeted(await self._reach(vm))
+        await self._reach(vm)
+        await vm.wait_greeted()
         self._directories.keep_exit_cost(vm.name)
         request = vm.options.request._replace(
             files=tuple(file.role for file in vm.files),
@@ -65,24 +64,18 @@ class VmStarter:
         )
         await vm.start(request, START_TIMEOUT)
 
-    async def _reach(self, vm: VM) -> float:
-        """Connect to the VM's process: one that waits for us already, or one started now.
-
-        Returns the seconds that it may take for its greeting.
-        """
+    async def _reach(self, vm: VM) -> None:
+        """Connect to the VM's process: one that waits for us already, or one started now."""
         path = self._directories.socket_of(vm.name)
         with contextlib.suppress(OSError):
             vm.connect(path)
-            return ANSWER_TIMEOUT
+            return
         self._directories.make(vm.name)
         await self._launcher.start(vm.name)
         try:
             vm.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError, ProcessLookupError):
-            raise StartFailedError(GONE.format(vm.name)) from None
         except OSError as error:
             raise StartFailedError(f"Cannot reach the process of VM '{vm.name}': {error}") from None
-        return LOAD_TIMEOUT
 
     async def end(self, vm: VM) -> None:
         """SIGKILL, and wait until it is dead; nothing where there is no process."""

@@ -322,30 +322,6 @@ async def test_a_process_that_waits_for_its_start_is_taken(daemon: Daemon, clien
     assert await asyncio.to_thread(waiting.wait) == 0
 
 
-SLOW_TO_LOAD = """
-import sys, time
-
-class Slow:
-    def find_spec(name, path, target=None):
-        if name == "chdebugd.vm_process":
-            time.sleep(7)
-
-sys.meta_path.insert(0, Slow)
-"""
-
-
-@story
-async def test_a_process_may_take_its_time_to_load(daemon: Daemon, client: Client) -> None:
-    """It says that it listens before, and a busy host may be in no hurry."""
-    file_with(daemon.runtime_dir.parent, SLOW_TO_LOAD.encode(), "sitecustomize.py")
-    daemon.environment["PYTHONPATH"] = f"{daemon.runtime_dir.parent}:{ROOT}"
-    await restarted(daemon, client)
-
-    path = await client.start_vm("slow", firmware=firmware(daemon, mark(1) + SLEEP))
-
-    await client.wait_for(lambda: len(client.events(path)) == 1)
-
-
 def test_a_ring_outlives_daemon_and_vm_process(daemon: Daemon, fd_store: FdStore) -> None:
     """journald does not read, so the marks are in the ring when both die."""
 

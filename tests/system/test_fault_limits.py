@@ -48,9 +48,7 @@ def refusal(container: Container, *options: str) -> str:
     ("setting", "says"),
     [
         ("LimitAS=300M", "cannot map 1073741824 bytes of guest memory; give the VM less"),
-        ("LimitNOFILE=4", "chdebugd-vm@late.service did not start"),
-        # It says READY and then loads the rest of itself.
-        ("LimitNOFILE=7", "The process of VM 'late' is gone; see journalctl"),
+        ("LimitNOFILE=7", "chdebugd-vm@late.service did not start"),
         ("LimitNOFILE=16", "Too many open files"),
         ("LimitNPROC=1", "The host has no thread left for vCPU 0"),
     ],
