@@ -13,6 +13,8 @@ from tests.system.conftest import call_vm, get, guest, wait_for, wait_state
 
 THREAD_FILTER = Path(__file__).parents[2] / "chdebugd/vmm/filter.h"
 HAND_OVER = Path(__file__).with_name("hand_over.py")
+MAP = b'title = "Mine"\nsource = "us"\n\n[codes]\n0x40 = "my-kernel"\n'
+USE_MAP = ("code-map", "s", "mine")
 UNITS = ("chdebugd.service", "chdebugd-vm@.service")
 
 
@@ -49,6 +51,18 @@ def test_a_vm_process_may_call_what_each_of_its_threads_may(container: Container
 
     assert "mremap" in of_a_thread
     assert of_a_thread <= of_the_unit
+
+
+@pytest.mark.kvm
+def test_a_code_map_of_the_host_names_codes_in_the_journal(container: Container) -> None:
+    """The VM's process reads it, in a root of its own."""
+    container.put("/etc/chdebugd/codes/mine.toml", MAP)
+    container.start_vm("mapped", guest(container, "mapped", mark(0x40) + SLEEP), USE_MAP)
+    wait_for(lambda: len(container.marks("mapped")) == 1)
+    [entry] = container.marks("mapped")
+    call_vm(container, "mapped", "Kill")
+
+    assert entry["CODE_NAME"] == "my-kernel"
 
 
 @pytest.mark.kvm
