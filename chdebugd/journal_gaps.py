@@ -34,7 +34,7 @@ from chdebugd.vm import VM
 
 log = logging.getLogger(__name__)
 
-STEPS = 10  # seconds until an entry counts as lost, as the mark before it was
+SHOWN_WITHIN = 10.0  # seconds until an entry counts as lost, as the mark before it was
 HOLD = 60.0  # seconds that a ring is held without another word
 ROUNDS = 16  # looks until nothing lacks: each kill of journald may lose what was sent again
 
@@ -118,7 +118,7 @@ class JournalGaps:
             fields = {"MESSAGE_ID": MessageId.JOURNALD_DIED.value, "TAKEOVER_ID": takeover_id}
             text = "journald has died; chdebugd looks for marks that it held and had not stored"
             await send(journal, entry(text, INFO, fields))
-            if await has_stored(takeover_id, STEPS):
+            if await has_stored(takeover_id, SHOWN_WITHIN):
                 return
 
     async def _send_again(self, journal: Journal) -> bool:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from chdebugd.trace.journal_reader import wait_for_takeover
 
@@ -51,18 +52,37 @@ async def when_there_is_room(make: Callable[[], T]) -> T:
         await asyncio.sleep(RETRY)
 
 
-async def has_stored(takeover_id: str, steps: int) -> bool:
-    """Whether the journal has the entry with this TAKEOVER_ID after so many steps at most."""
-    for _ in range(steps):
-        if await ask(wait_for_takeover, takeover_id, STEP):
-            return True
-    return False
+async def has_stored(takeover_id: str, within: float) -> bool:
+    """Whether the journal has the entry with this TAKEOVER_ID after so many seconds at most.
+
+    It is asked once in any case: others may ask as well, and their questions take their time.
+    """
+    deadline = time.monotonic() + within
+    while not await ask(wait_for_takeover, takeover_id, STEP):
+        if time.monotonic() >= deadline:
+            return False
+    return True
+
+
+class _Question(Generic[T]):
+    """The pool keeps what it was given even where it has no thread for it, and may ask it later."""
+
+    def __init__(self, question: Callable[[], T]) -> None:
+        self._question = question
+        self.is_withdrawn = False
+
+    def __call__(self) -> T:
+        if self.is_withdrawn:
+            raise OSError(errno.ECANCELED, "Nobody waits for the answer")
+        return self._question()
 
 
 def _begin(question: Callable[[], T]) -> asyncio.Future[T]:
+    asked = _Question(question)
     try:
-        return asyncio.get_running_loop().run_in_executor(_threads, question)
+        return asyncio.get_running_loop().run_in_executor(_threads, asked)
     except RuntimeError:
+        asked.is_withdrawn = True
         raise OSError(errno.EAGAIN, "The host has no thread left") from None
 
 

@@ -21,7 +21,7 @@ from chdebugd.trace.sink import Progress
 from chdebugd.vmm.outcome import GOOD
 
 RETRY = 0.1  # seconds until a journald without a socket is tried again
-STEPS = 60  # seconds for journald to show an entry that it has taken
+SHOWN_WITHIN = 60.0  # seconds for journald to show an entry that it has taken
 BOOTS = 4096  # last boots of a process, in which its drops were told
 LOG_TAIL = 256 * 1024  # bytes: more than a batch of log lines
 
@@ -77,7 +77,7 @@ class Recovery:
         await send(journal, entry(text, WARNING, fields | {"TAKEOVER_ID": takeover_id}))
         if not self._asks_journal or not journal.exists:
             return True
-        return await has_stored(takeover_id, STEPS)
+        return await has_stored(takeover_id, SHOWN_WITHIN)
 
     async def _has_end(self, remains: Remains) -> bool:
         """The process, or a daemon before us, may have told it and died before we knew."""

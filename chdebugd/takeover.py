@@ -52,10 +52,12 @@ class Takeovers:
         task.add_done_callback(self._tasks.discard)
 
     async def _take_over(self, vm: VM, end: asyncio.Future[Status] | None, kept_as: str) -> None:
-        remains = await when_there_is_room(partial(Remains, vm))
+        try:
+            remains = await when_there_is_room(partial(Remains, vm))
+        finally:
+            self._unheld.pop(vm).set()
         if kept_as:
             _keep_apart(remains, kept_as)
-        self._unheld.pop(vm).set()
         self._held[remains] = vm
         with contextlib.closing(remains):
             try:
@@ -65,8 +67,10 @@ class Takeovers:
             del self._held[remains]
             if remains.kept_as:
                 forget_fd(remains.kept_as)
-        if vm.counts.boot_id == remains.counts.boot_id:  # it has not started again
+        is_last = vm.counts.boot_id == remains.counts.boot_id  # it has not started again
+        if is_last:
             vm.owes_end = False
+        if is_last or not (vm.has_process or self.are_under_way(vm)):
             self._over(vm)
 
     def needs(self, vm: VM) -> bool:

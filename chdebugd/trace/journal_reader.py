@@ -10,6 +10,7 @@ import errno
 import os
 import resource
 import time
+import uuid
 from collections.abc import Callable, Iterator, Set
 from datetime import timedelta
 from pathlib import Path
@@ -70,7 +71,7 @@ def dropped_told(vm: str, boots: Set[str]) -> int:
     """How many dropped events of these boots of a VM the journal tells of."""
     with _reader() as reader:
         reader.add_match(MESSAGE_ID=MessageId.VM_DROPPED.value, VM=vm, **_ours())
-        return sum(int(found["DROPPED"]) for found in reader if found["VM_BOOT"] in boots)
+        return sum(_dropped(found, boots) for found in reader)
 
 
 def journald_starts(since_nsec: int) -> list[str]:
@@ -106,7 +107,7 @@ def marks_sent_again(vm: str) -> set[JournalledMark]:
     """The VM's events that the journal has because they were sent again."""
     with _reader() as reader:
         reader.add_match(MESSAGE_ID=MessageId.EVENT.value, VM=vm, RESENT="1", **_ours())
-        return {_mark(entry) for entry in reader}
+        return {mark for entry in reader if (mark := _mark(entry))}
 
 
 @contextlib.contextmanager
@@ -134,13 +135,24 @@ def _newest(**match: str) -> JournalledMark | None:
 
 def _in_turn(step: Callable[[], dict[str, Any]]) -> JournalledMark | None:
     while found := step():
-        if "RESENT" not in found:
-            return _mark(found)
+        if "RESENT" not in found and (mark := _mark(found)):
+            return mark
     return None
 
 
-def _mark(entry: dict[str, Any]) -> JournalledMark:
-    return JournalledMark(str(entry["VM_BOOT"]), int(entry["SEQ"]))
+def _mark(entry: dict[str, Any]) -> JournalledMark | None:
+    """None where it is broken: a VM process that its guest took over may have written it."""
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        boot_id = uuid.UUID(entry["VM_BOOT"]).hex
+        return JournalledMark(boot_id, int(entry["SEQ"]))
+    return None
+
+
+def _dropped(entry: dict[str, Any], boots: Set[str]) -> int:
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        if entry["VM_BOOT"] in boots:
+            return int(entry["DROPPED"])
+    return 0
 
 
 def _nsec(time: timedelta) -> int:

@@ -82,9 +82,13 @@ class Ring:
     def duplicate(self) -> Self:
         """The same, opened anew: systemd would keep no second one of the same opening.
 
+        Where the process that made it took our rights away (fchmod(2)), the same opening must do.
         Raises OSError where no file may be opened.
         """
-        fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            fd = os.dup(self.fd)
         try:
             return type(self)(fd)
         except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,22 @@ def test_pages_that_are_released_keep_what_is_in_them(ring: Ring) -> None:
 
     assert ring.copy(500) == before
     assert ring.head == 1000
+
+
+TAKEN_AWAY = """
+import os
+from chdebugd.trace.ring import Ring
+
+ring = Ring.create()
+os.fchmod(ring.fd, 0)
+print(ring.duplicate().head)
+"""
+# Root may open what nobody may, unless it has no capabilities.
+AS_A_USER = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+
+def test_a_ring_whose_process_took_our_rights_away_is_held_all_the_same() -> None:
+    command = [*AS_A_USER, sys.executable, "-c", TAKEN_AWAY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "0\n"
