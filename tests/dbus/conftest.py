@@ -21,6 +21,7 @@ import pytest
 from chdebugd.bus_dbus import GuardedWriter, to_broker
 from chdebugd.dbus_library import Message, MessageBus, MessageType, Variant
 from tests.dbus.fd_store import FdStore
+from tests.guests import rom
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120  # seconds for anything that must happen, on a busy machine too
@@ -432,3 +433,8 @@ def file_with(tmp_path: Path, data: bytes, name: str = "image") -> Path:
     path = tmp_path / name
     path.write_bytes(data)
     return path
+
+
+def firmware(daemon: Daemon, code: bytes, name: str = "guest") -> Variant:
+    """The option of that name, for a guest of this code."""
+    return Variant("s", str(file_with(daemon.runtime_dir.parent, rom(code), name)))

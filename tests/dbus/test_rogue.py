@@ -12,19 +12,18 @@ from typing import Any
 
 import pytest
 
-from chdebugd.dbus_library import Variant
 from tests.dbus.conftest import (
     ROOT,
     VM,
     Client,
     Daemon,
     ErrorReply,
-    file_with,
+    firmware,
     started,
     story,
     vm_pids,
 )
-from tests.guests import SHUTDOWN, SLEEP, mark, rom
+from tests.guests import SHUTDOWN, SLEEP, mark
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
@@ -51,10 +50,6 @@ answer = {"id": request["id"], "error": "StartFailed", "message": json.loads(sys
 channel.send(answer)
 connection.recv(65536)
 """
-
-
-def firmware(daemon: Daemon, code: bytes) -> Variant:
-    return Variant("s", str(file_with(daemon.runtime_dir.parent, rom(code), "guest")))
 
 
 async def start_as_rogue(

@@ -16,19 +16,15 @@ from tests.dbus.conftest import (
     Client,
     Daemon,
     ErrorReply,
-    file_with,
+    firmware,
     story,
     vm_pids,
 )
-from tests.guests import SHUTDOWN, SLEEP, burst, mark, rom
+from tests.guests import SHUTDOWN, SLEEP, burst, mark
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
 
 COUNT = 70_000  # events; more than the ring holds
-
-
-def firmware(daemon: Daemon, code: bytes) -> Variant:
-    return Variant("s", str(file_with(daemon.runtime_dir.parent, rom(code), "guest")))
 
 
 @pytest.mark.parametrize(

@@ -23,22 +23,18 @@ from tests.dbus.conftest import (
     Client,
     Daemon,
     ErrorReply,
-    file_with,
+    firmware,
     restarted,
     story,
     vm_pids,
 )
 from tests.dbus.fd_store import FdStore
-from tests.guests import FOREVER, SHUTDOWN, SLEEP, burst, mark, metronome, rom, ticks
+from tests.guests import FOREVER, SHUTDOWN, SLEEP, burst, mark, metronome, ticks
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
 
 VM = "org.chdebugd1.VM"
 EVENT = MessageId.EVENT.value
-
-
-def firmware(daemon: Daemon, code: bytes) -> Variant:
-    return Variant("s", str(file_with(daemon.runtime_dir.parent, rom(code), "guest")))
 
 
 def kill_vm_process(daemon: Daemon, name: str, number: int = signal.SIGKILL) -> None:

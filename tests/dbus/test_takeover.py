@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from chdebugd.dbus_library import Variant
 from chdebugd.trace.journal import MessageId
 from tests.dbus.conftest import (
     MANAGER,
@@ -21,13 +20,13 @@ from tests.dbus.conftest import (
     VM,
     Client,
     Daemon,
-    file_with,
+    firmware,
     restarted,
     story,
     vm_pids,
 )
 from tests.dbus.fd_store import FdStore
-from tests.guests import FOREVER, SHUTDOWN, burst, rom
+from tests.guests import FOREVER, SHUTDOWN, burst
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
 COUNT = 2000
@@ -39,10 +38,6 @@ def kept(daemon: Daemon, fd_store: FdStore) -> FdStore:
     """systemd keeps the rings of the daemon, once that is started anew."""
     daemon.environment["NOTIFY_SOCKET"] = str(fd_store.path)
     return fd_store
-
-
-def firmware(daemon: Daemon, code: bytes) -> Variant:
-    return Variant("s", str(file_with(daemon.runtime_dir.parent, rom(code), "guest")))
 
 
 def marks(daemon: Daemon, boot: str) -> list[int]:

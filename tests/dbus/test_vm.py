@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from chdebugd.dbus_library import Variant
-from tests.dbus.conftest import Client, Daemon, ErrorReply, file_with, story, vm_pids
+from tests.dbus.conftest import Client, Daemon, ErrorReply, firmware, story, vm_pids
 from tests.guests import (
     CLI_HLT,
     FOREVER,
@@ -19,7 +19,6 @@ from tests.guests import (
     TRIPLE_FAULT,
     burst,
     mark,
-    rom,
 )
 
 pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
@@ -27,10 +26,6 @@ pytestmark = [pytest.mark.kvm, pytest.mark.dbus]
 EVENT = "a1c7b8d2e0f74b7f9d5f3c6e80de0001"
 STARTED = "a1c7b8d2e0f74b7f9d5f3c6e80de0002"
 DEMO_CODES = [0x00, 0x01, 0x20, 0x21, 0x40, 0x41, 0x60, 0x61, 0x80, 0xFF]
-
-
-def firmware(daemon: Daemon, code: bytes, name: str = "guest") -> Variant:
-    return Variant("s", str(file_with(daemon.runtime_dir.parent, rom(code), name)))
 
 
 def log_lines(daemon: Daemon, name: str) -> list[str]:
