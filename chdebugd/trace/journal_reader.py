@@ -143,7 +143,7 @@ def _in_turn(step: Callable[[], dict[str, Any]]) -> JournalledMark | None:
 def _mark(entry: dict[str, Any]) -> JournalledMark | None:
     """None where it is broken: a VM process that its guest took over may have written it."""
     with contextlib.suppress(KeyError, ValueError, TypeError):
-        boot_id = uuid.UUID(entry["VM_BOOT"]).hex
+        boot_id = uuid.UUID(str(entry["VM_BOOT"])).hex
         return JournalledMark(boot_id, int(entry["SEQ"]))
     return None
 
